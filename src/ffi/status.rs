@@ -1,0 +1,218 @@
+//! The numbers that C programs see, and their texts.
+
+use std::ffi::{CStr, c_char};
+
+use super::guard::{guard_or, last_failure_text};
+use super::handle;
+use crate::error::Error;
+
+/// What a call returns: 0 is success, everything else says why not. Numbers are never reused or changed, and new ones
+/// may appear: treat an unknown number as a failure.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum udsipc_status {
+    /// Success.
+    UDSIPC_OK = 0,
+    /// A required pointer is NULL.
+    UDSIPC_ERR_NULL_POINTER = 1,
+    /// Any other value that is out of its range.
+    UDSIPC_ERR_INVALID_ARGUMENT = 2,
+    /// The path is empty, or longer than udsipc_max_socket_path_length().
+    UDSIPC_ERR_INVALID_SOCKET_PATH = 3,
+    /// A timeout or backoff of 0 was given as an option.
+    UDSIPC_ERR_INVALID_TIMEOUT = 4,
+    /// A queue or buffer size is out of its range.
+    UDSIPC_ERR_INVALID_BUFFER_SIZE = 5,
+    /// A reader was asked for without a message callback.
+    UDSIPC_ERR_HANDLER_NULL = 6,
+    /// max_accept_errors is above 63.
+    UDSIPC_ERR_MAX_ACCEPT_ERRORS_TOO_LARGE = 7,
+    /// The call waits for the handle's callbacks and was made from inside one of them. Nothing has changed.
+    UDSIPC_ERR_WOULD_DEADLOCK = 8,
+    /// The handle was made by the parent of this process: a child must make its own.
+    UDSIPC_ERR_FORKED = 9,
+    /// Dispatch on a started handle, or start on a dispatched one.
+    UDSIPC_ERR_WRONG_STATE = 10,
+    /// The queue is at a limit. The message was not taken and is counted in dropped.
+    UDSIPC_ERR_BUFFER_FULL = 20,
+    /// The handle has been stopped.
+    UDSIPC_ERR_STOPPED = 21,
+    /// The message is larger than max_message_size.
+    UDSIPC_ERR_MESSAGE_TOO_LARGE = 22,
+    /// The given time passed first.
+    UDSIPC_ERR_TIMEOUT = 23,
+    /// In error callbacks: the reader took nothing for write_timeout. Connection and message are kept.
+    UDSIPC_ERR_BACKPRESSURE = 24,
+    /// In error callbacks: the connection broke during a write. The message is sent again on the next one.
+    UDSIPC_ERR_NO_CONSUMER = 25,
+    /// In error callbacks: nobody listens at the path. The connect is tried again.
+    UDSIPC_ERR_NOT_CONNECTED = 26,
+    /// The peer ended in the middle of a frame.
+    UDSIPC_ERR_CONNECTION_CLOSED = 27,
+    /// Messages that had been accepted were given up; the metric abandoned says how many.
+    UDSIPC_ERR_UNDELIVERED = 28,
+    /// The operating system refused; os_errno or udsipc_last_error_message() says why.
+    UDSIPC_ERR_IO = 40,
+    /// A length prefix that is no varint of 64 bits.
+    UDSIPC_ERR_INVALID_LENGTH_PREFIX = 41,
+    /// The message callback returned non-zero.
+    UDSIPC_ERR_HANDLER_FAILED = 42,
+    /// A live reader owns the path, or something that is not a socket lies there.
+    UDSIPC_ERR_ADDRESS_IN_USE = 43,
+    /// The file system, or the check of the peer, says no.
+    UDSIPC_ERR_PERMISSION_DENIED = 44,
+    /// LISTEN_FDS and its companions are set for this process but cannot be used.
+    UDSIPC_ERR_SYSTEMD = 45,
+    /// Descriptors, threads or memory are used up.
+    UDSIPC_ERR_NO_RESOURCES = 46,
+    /// A bug in this library. Free the handle; please report the text of udsipc_last_error_message().
+    UDSIPC_ERR_PANIC = 90,
+}
+
+use udsipc_status::*;
+
+const TEXTS: &[(udsipc_status, &CStr)] = &[
+    (UDSIPC_OK, c"success"),
+    (UDSIPC_ERR_NULL_POINTER, c"a required pointer is NULL"),
+    (UDSIPC_ERR_INVALID_ARGUMENT, c"invalid argument"),
+    (UDSIPC_ERR_INVALID_SOCKET_PATH, c"the socket path is empty or too long"),
+    (UDSIPC_ERR_INVALID_TIMEOUT, c"a timeout must be positive"),
+    (UDSIPC_ERR_INVALID_BUFFER_SIZE, c"a queue or buffer size is out of range"),
+    (UDSIPC_ERR_HANDLER_NULL, c"the message callback is NULL"),
+    (UDSIPC_ERR_MAX_ACCEPT_ERRORS_TOO_LARGE, c"max_accept_errors is above 63"),
+    (UDSIPC_ERR_WOULD_DEADLOCK, c"called from inside a callback of the same handle"),
+    (UDSIPC_ERR_FORKED, c"the handle belongs to the parent process"),
+    (UDSIPC_ERR_WRONG_STATE, c"start and dispatch exclude each other"),
+    (UDSIPC_ERR_BUFFER_FULL, c"the send queue is full"),
+    (UDSIPC_ERR_STOPPED, c"the handle has been stopped"),
+    (UDSIPC_ERR_MESSAGE_TOO_LARGE, c"the message is larger than the limit"),
+    (UDSIPC_ERR_TIMEOUT, c"timeout"),
+    (UDSIPC_ERR_BACKPRESSURE, c"the reader takes nothing"),
+    (UDSIPC_ERR_NO_CONSUMER, c"the connection broke during a write"),
+    (UDSIPC_ERR_NOT_CONNECTED, c"nobody listens at the socket path"),
+    (UDSIPC_ERR_CONNECTION_CLOSED, c"the peer ended in the middle of a message"),
+    (UDSIPC_ERR_UNDELIVERED, c"accepted messages were given up"),
+    (UDSIPC_ERR_IO, c"the operating system refused"),
+    (UDSIPC_ERR_INVALID_LENGTH_PREFIX, c"malformed length prefix"),
+    (UDSIPC_ERR_HANDLER_FAILED, c"the message callback failed"),
+    (UDSIPC_ERR_ADDRESS_IN_USE, c"the socket path is in use"),
+    (UDSIPC_ERR_PERMISSION_DENIED, c"permission denied"),
+    (UDSIPC_ERR_SYSTEMD, c"systemd passed something unusable"),
+    (UDSIPC_ERR_NO_RESOURCES, c"descriptors, threads or memory are used up"),
+    (UDSIPC_ERR_PANIC, c"a bug in libudsipc"),
+];
+
+impl From<&Error> for udsipc_status {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::InvalidArgument(_) => UDSIPC_ERR_INVALID_ARGUMENT,
+            Error::InvalidSocketPath { .. } => UDSIPC_ERR_INVALID_SOCKET_PATH,
+            Error::InvalidTimeout { .. } => UDSIPC_ERR_INVALID_TIMEOUT,
+            Error::InvalidBufferSize { .. } => UDSIPC_ERR_INVALID_BUFFER_SIZE,
+            Error::MaxAcceptErrorsTooLarge(_) => UDSIPC_ERR_MAX_ACCEPT_ERRORS_TOO_LARGE,
+            Error::WouldDeadlock { .. } => UDSIPC_ERR_WOULD_DEADLOCK,
+            Error::Forked => UDSIPC_ERR_FORKED,
+            Error::WrongState { .. } => UDSIPC_ERR_WRONG_STATE,
+            Error::BufferFull { .. } => UDSIPC_ERR_BUFFER_FULL,
+            Error::Stopped => UDSIPC_ERR_STOPPED,
+            Error::MessageTooLarge { .. } => UDSIPC_ERR_MESSAGE_TOO_LARGE,
+            Error::Timeout(_) => UDSIPC_ERR_TIMEOUT,
+            Error::Backpressure(_) => UDSIPC_ERR_BACKPRESSURE,
+            Error::NoConsumer(_) => UDSIPC_ERR_NO_CONSUMER,
+            Error::NotConnected { .. } => UDSIPC_ERR_NOT_CONNECTED,
+            Error::ConnectionClosed { .. } => UDSIPC_ERR_CONNECTION_CLOSED,
+            Error::Undelivered(_) => UDSIPC_ERR_UNDELIVERED,
+            Error::Io { .. } => UDSIPC_ERR_IO,
+            Error::InvalidLengthPrefix => UDSIPC_ERR_INVALID_LENGTH_PREFIX,
+            Error::HandlerFailed => UDSIPC_ERR_HANDLER_FAILED,
+            Error::AddressInUse { .. } => UDSIPC_ERR_ADDRESS_IN_USE,
+            Error::PermissionDenied { .. } => UDSIPC_ERR_PERMISSION_DENIED,
+            Error::Systemd(_) => UDSIPC_ERR_SYSTEMD,
+            Error::NoResources { .. } => UDSIPC_ERR_NO_RESOURCES,
+            Error::Panicked => UDSIPC_ERR_PANIC,
+        }
+    }
+}
+
+fn text(status: i32) -> &'static CStr {
+    let known = TEXTS.iter().find(|(number, _)| *number as i32 == status);
+    known.map_or(c"unknown status", |(_, text)| *text)
+}
+
+/// A short text for a status.
+///
+/// Parameters:
+///   status  any number, also one that is no status
+/// Returns: a text in English without a line break, never NULL; "unknown status" for a number that has none.
+/// Ownership: static text, valid for ever; do not free it.
+/// Threads: any. Blocking: never.
+#[unsafe(no_mangle)]
+pub extern "C" fn udsipc_strerror(status: i32) -> *const c_char {
+    guard_or(c"unknown status".as_ptr(), || Ok(text(status).as_ptr()))
+}
+
+/// The whole text of the calling thread's last failure: which path, which limit, what the system said. Inside an error
+/// callback it is the text of the error that the callback is about. A call that succeeds leaves it as it is.
+///
+/// Parameters:
+///   buffer    where the text is stored, cut to fit and always NUL-terminated, as with snprintf; NULL to ask for the
+///             length only
+///   capacity  size of the buffer in bytes; 0 stores nothing
+/// Returns: the length of the whole text in bytes without the NUL; 0 if nothing has failed on this thread. The text was
+/// cut if that is not less than capacity.
+/// Ownership: the buffer is the caller's.
+/// Threads: any; each has its own text. Blocking: never.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn udsipc_last_error_message(buffer: *mut c_char, capacity: usize) -> usize {
+    guard_or(0, || {
+        let text = last_failure_text();
+        // SAFETY: the caller promises `capacity` writable bytes unless `buffer` is NULL.
+        Ok(unsafe { handle::print(text.as_bytes(), buffer, capacity) })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::guard::{Failure, guard};
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::ptr;
+
+    #[test]
+    fn every_status_has_one_number_and_a_text_of_its_own() {
+        let numbers: BTreeSet<i32> = TEXTS.iter().map(|(status, _)| *status as i32).collect();
+        let expected: BTreeSet<i32> = (0..=10).chain(20..=28).chain(40..=46).chain([90]).collect();
+        assert_eq!(numbers, expected);
+        let texts: BTreeSet<&CStr> = TEXTS.iter().map(|(_, text)| *text).collect();
+        assert_eq!((texts.len(), TEXTS.len()), (numbers.len(), numbers.len()));
+    }
+
+    #[test]
+    fn strerror_answers_every_number() {
+        for status in [-1, 11, 19, 29, 47, 89, 91, i32::MIN, i32::MAX] {
+            // SAFETY: the answer is a static C string.
+            assert_eq!(unsafe { CStr::from_ptr(udsipc_strerror(status)) }, c"unknown status", "{status}");
+        }
+        for (status, text) in TEXTS {
+            // SAFETY: as above.
+            assert_eq!(unsafe { CStr::from_ptr(udsipc_strerror(*status as i32)) }, *text);
+        }
+    }
+
+    #[test]
+    fn the_last_message_is_measured_cut_and_terminated() {
+        // SAFETY: NULL, or a buffer with its own length.
+        unsafe {
+            assert_eq!(udsipc_last_error_message(ptr::null_mut(), 0), 0);
+            let mut buffer = [b'#'; 16];
+            assert_eq!(udsipc_last_error_message(buffer.as_mut_ptr().cast(), buffer.len()), 0);
+            assert_eq!(&buffer[..2], b"\0#");
+
+            assert_eq!(guard(|| Err(Failure::NullPointer("writer"))), UDSIPC_ERR_NULL_POINTER);
+            let whole = "the argument writer is NULL".len();
+            assert_eq!(udsipc_last_error_message(ptr::null_mut(), 0), whole);
+            assert_eq!(udsipc_last_error_message(buffer.as_mut_ptr().cast(), 13), whole);
+            assert_eq!(&buffer[..14], b"the argument\0#");
+        }
+    }
+}

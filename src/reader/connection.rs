@@ -1,0 +1,430 @@
+//! One connection: read, decode in place, hand out, end without loss.
+//!
+//! # What the kernel keeps
+//!
+//! A reader that holds whole frames which it has not handed out yet always leaves a byte unread in the kernel. So when its
+//! process is killed, or a stop is cut short, the kernel tells the writer that something was lost (ECONNRESET). Reading
+//! everything at once would be a system call cheaper, and up to a quarter of a megabyte of messages would vanish without
+//! anybody's knowing.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::error::{Context, Error};
+use crate::frame::{self, Frame, READ_BUFFER};
+use crate::sys::socket;
+
+use super::lane::{Lane, Tally};
+use super::{Connection, Handler};
+
+/// Frames above this get memory of their own, which grows with what arrives; others are decoded in the lane's buffer.
+const LARGEST_IN_PLACE: usize = READ_BUFFER;
+/// The first piece of such memory; each further one doubles it, up to the announced length.
+const FIRST_PIECE: usize = 64 << 10;
+/// With less room than this behind a cut frame, the frame moves to the front of the buffer.
+const LEAST_ROOM: usize = 64 << 10;
+/// A busy connection gives its thread free after this much or this long, so that others are served.
+const TURN_BYTES: usize = 1 << 20;
+const TURN_TIME: Duration = Duration::from_millis(5);
+/// How many messages one batch callback gets at most.
+pub(crate) const BATCH: usize = 256;
+
+/// Why the reader itself ends a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Ended {
+    No = 0,
+    Idle = 1,
+    Stop = 2,
+}
+
+/// One accepted connection.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) id: u64,
+    pub(crate) fd: OwnedFd,
+    state: Mutex<State>,
+    ended: AtomicU8,
+    /// A thread serves it.
+    busy: AtomicBool,
+    /// When it was last served, in nanoseconds since the reader was made.
+    active_at: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What has arrived of a frame that is not all there.
+    cut: Vec<u8>,
+    /// How long that frame is with its prefix; 0 while that is unknown.
+    need: usize,
+    closed: bool,
+}
+
+/// How a turn ended.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// Wait for more.
+    More,
+    /// The end, as it should be.
+    End,
+    /// The end because of what came, or did not come.
+    Failed(Error, Context),
+    /// The end because the stop was cut short. True: something was left unread.
+    Cut(bool),
+}
+
+/// What the turns of all connections share.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules<'a> {
+    pub(crate) handler: &'a Handler,
+    pub(crate) max_message_size: u64,
+    /// Told of each failed callback.
+    pub(crate) failed: &'a dyn HandlerFailures,
+    /// The stop is being cut short: no further callback.
+    pub(crate) forced: &'a AtomicBool,
+}
+
+/// Who counts and reports failed callbacks.
+pub(crate) trait HandlerFailures: std::fmt::Debug + Sync {
+    /// One message was not handled well.
+    fn handler_failed(&self);
+}
+
+impl Slot {
+    pub(crate) fn new(id: u64, fd: OwnedFd, now: u64) -> Slot {
+        Slot {
+            id,
+            fd,
+            state: Mutex::default(),
+            ended: AtomicU8::new(Ended::No as u8),
+            busy: AtomicBool::new(false),
+            active_at: AtomicU64::new(now),
+        }
+    }
+
+    /// Ends the connection from this side: what is queued stays readable, and the writer's next send is EPIPE, so that it
+    /// sends that frame again on its next connection (`unix_stream_sendmsg`). The end of the stream then comes as an event.
+    pub(crate) fn end(&self, why: Ended) {
+        let first = self.ended.compare_exchange(Ended::No as u8, why as u8, Ordering::SeqCst, Ordering::SeqCst);
+        if first.is_ok() || why == Ended::Stop {
+            let _ = socket::shutdown_read(self.fd.as_fd());
+        }
+    }
+
+    pub(crate) fn ended(&self) -> Ended {
+        match self.ended.load(Ordering::SeqCst) {
+            0 => Ended::No,
+            1 => Ended::Idle,
+            _ => Ended::Stop,
+        }
+    }
+
+    /// How long it has been silent, if nobody serves it and nothing waits to be read.
+    pub(crate) fn silent_for(&self, now: u64) -> Option<Duration> {
+        let look = || (!self.busy.load(Ordering::SeqCst)).then(|| self.active_at.load(Ordering::SeqCst));
+        let before = look()?;
+        if socket::bytes_readable(self.fd.as_fd()).is_ok_and(|bytes| bytes > 0) {
+            return None;
+        }
+        // A turn that began in between has read what was there.
+        (look()? == before).then(|| Duration::from_nanos(now.saturating_sub(before)))
+    }
+
+    pub(crate) fn active_at(&self) -> u64 {
+        self.active_at.load(Ordering::SeqCst)
+    }
+
+    /// Reads and hands out what is there, within the bounds of a turn. `None`: it has been closed already.
+    pub(crate) fn serve(&self, lane: &mut Lane, rules: Rules<'_>, clock: impl Fn() -> u64) -> Option<Turn> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return None;
+        }
+        self.busy.store(true, Ordering::SeqCst);
+        let turn = self.turn(&mut state, lane, rules);
+        state.closed = !matches!(turn, Turn::More);
+        self.active_at.store(clock(), Ordering::SeqCst);
+        self.busy.store(false, Ordering::SeqCst);
+        Some(turn)
+    }
+
+    /// Closes it if nobody serves it. `Some(true)`: something was left unread.
+    pub(crate) fn close_unserved(&self) -> Option<bool> {
+        let mut state = self.state.try_lock()?;
+        if state.closed {
+            return None;
+        }
+        state.closed = true;
+        Some(self.has_unread())
+    }
+
+    fn has_unread(&self) -> bool {
+        socket::bytes_readable(self.fd.as_fd()).is_ok_and(|bytes| bytes > 0)
+    }
+
+    fn turn(&self, state: &mut State, lane: &mut Lane, rules: Rules<'_>) -> Turn {
+        let began = Instant::now();
+        let mut intake = Intake::resume(state, lane);
+        let mut taken = 0;
+        let turn = loop {
+            if rules.forced.load(Ordering::Relaxed) {
+                break Turn::Cut(self.has_unread());
+            }
+            let got = match intake.read(self, taken == 0) {
+                Ok(Read::Bytes(got)) => got,
+                Ok(Read::Nothing) => break Turn::More,
+                Ok(Read::End) => break self.at_the_end(&intake),
+                Err(error) => break Turn::Failed(Error::from_os("receive", error), intake.context()),
+            };
+            taken += got;
+            if let Err(turn) = intake.deliver(self, rules) {
+                break turn;
+            }
+            if intake.emptied || taken >= TURN_BYTES || began.elapsed() >= TURN_TIME {
+                break Turn::More;
+            }
+        };
+        if matches!(turn, Turn::More) {
+            intake.suspend();
+        }
+        turn
+    }
+
+    /// The stream is over. A cut frame is the writer's failure, or will be sent again if it was we who ended it.
+    fn at_the_end(&self, intake: &Intake<'_>) -> Turn {
+        let (got, expected) = intake.cut();
+        match self.ended() {
+            Ended::Stop => Turn::End,
+            Ended::Idle if expected == 0 => Turn::End,
+            Ended::Idle => Turn::Failed(Error::Timeout("the rest of a message did not come"), Context::Payload),
+            Ended::No if got == 0 => Turn::End,
+            Ended::No => {
+                let error = Error::ConnectionClosed { got: got as u64, expected: expected as u64 };
+                Turn::Failed(error, intake.context())
+            }
+        }
+    }
+}
+
+enum Read {
+    Bytes(usize),
+    Nothing,
+    End,
+}
+
+/// The bytes between the socket and the callback.
+#[derive(Debug)]
+struct Intake<'a> {
+    state: &'a mut State,
+    buffer: &'a mut [u8],
+    tally: &'a Tally,
+    /// The undecoded part of the buffer.
+    start: usize,
+    fill: usize,
+    /// The last read took everything that was there.
+    emptied: bool,
+}
+
+impl<'a> Intake<'a> {
+    /// Goes on where the last turn stopped.
+    fn resume(state: &'a mut State, lane: &'a mut Lane) -> Intake<'a> {
+        let mut fill = 0;
+        if !state.cut.is_empty() && state.need <= LARGEST_IN_PLACE {
+            fill = state.cut.len();
+            lane.buffer[..fill].copy_from_slice(&state.cut);
+            state.cut.clear();
+        }
+        Intake { state, buffer: &mut lane.buffer, tally: &lane.tally, start: 0, fill, emptied: false }
+    }
+
+    /// Leaves a cut frame with the connection. An idle one holds no memory.
+    fn suspend(&mut self) {
+        if self.state.need <= LARGEST_IN_PLACE {
+            let rest = &self.buffer[self.start..self.fill];
+            if rest.is_empty() {
+                self.state.cut = Vec::new();
+            } else {
+                self.state.cut.extend_from_slice(rest);
+            }
+        }
+    }
+
+    fn in_place(&self) -> bool {
+        self.state.need <= LARGEST_IN_PLACE
+    }
+
+    /// How much of a frame has arrived, and how long its payload is, if that is known (else 0).
+    fn cut(&self) -> (usize, usize) {
+        let held = if self.in_place() { self.fill - self.start } else { self.state.cut.len() };
+        (held, self.state.need)
+    }
+
+    /// What was being read.
+    fn context(&self) -> Context {
+        if self.state.need > 0 { Context::Payload } else { Context::Prefix }
+    }
+
+    /// Reads so much that one frame at most becomes whole, or so little that a byte stays in the kernel.
+    fn read(&mut self, slot: &Slot, first: bool) -> io::Result<Read> {
+        let readable = socket::bytes_readable(slot.fd.as_fd())?;
+        if readable == 0 && !first {
+            return Ok(Read::Nothing); // the first time it may be the end, which only a read can tell
+        }
+        let (held, need) = self.cut();
+        let missing = need.saturating_sub(held);
+        let limit = missing.max(readable.saturating_sub(1)).max(1);
+        let result = if self.in_place() {
+            self.make_room();
+            let end = self.buffer.len().min(self.fill + limit);
+            socket::recv(slot.fd.as_fd(), &mut self.buffer[self.fill..end]).inspect(|got| self.fill += got)
+        } else {
+            grow(&mut self.state.cut, need)?;
+            socket::recv_append(slot.fd.as_fd(), &mut self.state.cut, missing)
+        };
+        match result {
+            Ok(0) => Ok(Read::End),
+            Ok(got) => {
+                self.emptied = got >= readable;
+                Ok(Read::Bytes(got))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Read::Nothing),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A frame that is decoded in place fits the buffer, so with the cut one in front there is room for its rest.
+    fn make_room(&mut self) {
+        if self.start == self.fill {
+            (self.start, self.fill) = (0, 0);
+        } else if self.start > 0 && self.buffer.len() - self.fill < LEAST_ROOM {
+            self.buffer.copy_within(self.start..self.fill, 0);
+            (self.start, self.fill) = (0, self.fill - self.start);
+        }
+    }
+
+    /// Hands out what is whole.
+    fn deliver(&mut self, slot: &Slot, rules: Rules<'_>) -> std::result::Result<(), Turn> {
+        let connection = Connection { id: slot.id, fd: slot.fd.as_fd() };
+        let hands = Hands { connection, rules, tally: self.tally };
+        if !self.in_place() {
+            if self.state.cut.len() == self.state.need {
+                let frame = std::mem::take(&mut self.state.cut);
+                self.state.need = 0;
+                hands.hand_out(&frame)?;
+            }
+            return Ok(());
+        }
+        let (used, need) = hands.hand_out(&self.buffer[self.start..self.fill])?;
+        self.start += used;
+        self.state.need = need;
+        if need > LARGEST_IN_PLACE {
+            // From here on it grows by itself, in its own memory.
+            self.state.cut = self.buffer[self.start..self.fill].to_vec();
+            self.start = self.fill;
+        }
+        Ok(())
+    }
+}
+
+/// Makes room for more of a frame of `need` bytes: by what arrives, never by what was announced.
+fn grow(frame: &mut Vec<u8>, need: usize) -> io::Result<()> {
+    if frame.len() == frame.capacity() {
+        let target = need.min((frame.len() * 2).max(FIRST_PIECE));
+        let refused = |_| io::Error::from(io::ErrorKind::OutOfMemory);
+        frame.try_reserve_exact(target - frame.len()).map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// Hands whole frames to the callback.
+struct Hands<'a> {
+    connection: Connection<'a>,
+    rules: Rules<'a>,
+    tally: &'a Tally,
+}
+
+impl Hands<'_> {
+    /// Hands out what is whole at the front of `bytes`. Returns how much that was, and how long the cut frame behind it
+    /// is (0: unknown, or none).
+    fn hand_out(&self, bytes: &[u8]) -> std::result::Result<(usize, usize), Turn> {
+        match self.rules.handler {
+            Handler::Each(each) => self.one_by_one(bytes, each),
+            Handler::Batch(batch) => self.in_batches(bytes, batch),
+        }
+    }
+
+    fn one_by_one(&self, bytes: &[u8], each: &super::EachHandler) -> std::result::Result<(usize, usize), Turn> {
+        let mut at = 0;
+        loop {
+            match frame::decode(&bytes[at..], self.rules.max_message_size) {
+                Frame::Whole { start, end } => {
+                    let message = &bytes[at + start..at + end];
+                    at += end;
+                    if message.is_empty() {
+                        continue;
+                    }
+                    self.check_forced()?;
+                    match catch_unwind(AssertUnwindSafe(|| each(message, &self.connection))) {
+                        Ok(Ok(())) => self.tally.received(1, message.len() as u64),
+                        Ok(Err(_)) | Err(_) => self.rules.failed.handler_failed(),
+                    }
+                }
+                other => return judge(other, at, self.rules.max_message_size),
+            }
+        }
+    }
+
+    fn in_batches(&self, bytes: &[u8], batch: &super::BatchHandler) -> std::result::Result<(usize, usize), Turn> {
+        let mut at = 0;
+        loop {
+            let mut messages: [&[u8]; BATCH] = [&[]; BATCH];
+            let mut count = 0;
+            let mut last = Frame::Cut(None);
+            while count < BATCH {
+                last = frame::decode(&bytes[at..], self.rules.max_message_size);
+                let Frame::Whole { start, end } = last else { break };
+                messages[count] = &bytes[at + start..at + end];
+                count += usize::from(start < end);
+                at += end;
+            }
+            self.hand_out_batch(&messages[..count], batch)?;
+            if !matches!(last, Frame::Whole { .. }) {
+                return judge(last, at, self.rules.max_message_size);
+            }
+        }
+    }
+
+    fn hand_out_batch(&self, mut messages: &[&[u8]], batch: &super::BatchHandler) -> std::result::Result<(), Turn> {
+        while !messages.is_empty() {
+            self.check_forced()?;
+            let handled = catch_unwind(AssertUnwindSafe(|| batch(messages, &self.connection))).unwrap_or(0);
+            let (well, rest) = messages.split_at(handled.min(messages.len()));
+            if !well.is_empty() {
+                self.tally.received(well.len() as u64, well.iter().map(|message| message.len() as u64).sum());
+            }
+            let Some((_, behind)) = rest.split_first() else { break };
+            self.rules.failed.handler_failed();
+            messages = behind;
+        }
+        Ok(())
+    }
+
+    fn check_forced(&self) -> std::result::Result<(), Turn> {
+        if self.rules.forced.load(Ordering::Relaxed) { Err(Turn::Cut(true)) } else { Ok(()) }
+    }
+}
+
+/// What stands behind the last whole frame.
+fn judge(last: Frame, at: usize, limit: u64) -> std::result::Result<(usize, usize), Turn> {
+    match last {
+        Frame::Cut(need) => Ok((at, need.unwrap_or(0))),
+        Frame::TooLarge(size) => Err(Turn::Failed(Error::MessageTooLarge { size, limit }, Context::TooLarge)),
+        Frame::Overflow => Err(Turn::Failed(Error::InvalidLengthPrefix, Context::Prefix)),
+        Frame::Whole { .. } => Ok((at, 0)),
+    }
+}

@@ -1,0 +1,85 @@
+//! What a thread works with while it serves a connection: one large buffer, and counters that nobody else writes.
+//!
+//! Lanes are lent last in, first out, so that the same warm memory is used again, and an idle connection holds none.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::frame::READ_BUFFER;
+
+/// What was received through one lane. One thread writes at a time, so an addition needs no locked instruction.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Tally {
+    messages: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Tally {
+    #[inline]
+    pub(crate) fn received(&self, messages: u64, bytes: u64) {
+        self.bytes.store(self.bytes.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+        self.messages.store(self.messages.load(Ordering::Relaxed) + messages, Ordering::Release);
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) buffer: Vec<u8>,
+    pub(crate) tally: Arc<Tally>,
+}
+
+/// The lanes of one reader: as many as ever served at the same time.
+#[derive(Debug, Default)]
+pub(crate) struct Lanes {
+    idle: Mutex<Vec<Lane>>,
+    tallies: Mutex<Vec<Arc<Tally>>>,
+}
+
+impl Lanes {
+    /// Lends a lane. Give it back with [`Lanes::put`].
+    pub(crate) fn take(&self) -> Result<Lane> {
+        let mut lane = match self.idle.lock().pop() {
+            Some(lane) => lane,
+            None => self.new_lane(),
+        };
+        if lane.buffer.is_empty() {
+            if lane.buffer.try_reserve_exact(READ_BUFFER).is_err() {
+                self.put(lane);
+                let source = std::io::ErrorKind::OutOfMemory.into();
+                return Err(Error::NoResources { action: "memory for a read buffer".into(), source });
+            }
+            lane.buffer.resize(READ_BUFFER, 0);
+        }
+        Ok(lane)
+    }
+
+    pub(crate) fn put(&self, lane: Lane) {
+        self.idle.lock().push(lane);
+    }
+
+    fn new_lane(&self) -> Lane {
+        let tally = Arc::<Tally>::default();
+        self.tallies.lock().push(Arc::clone(&tally));
+        Lane { buffer: Vec::new(), tally }
+    }
+
+    /// Gives the memory of idle lanes back, but that of the warmest.
+    pub(crate) fn trim(&self) {
+        let mut idle = self.idle.lock();
+        let rest = idle.len().saturating_sub(1);
+        for lane in &mut idle[..rest] {
+            lane.buffer = Vec::new();
+        }
+    }
+
+    /// Messages and payload bytes received through all lanes.
+    pub(crate) fn received(&self) -> (u64, u64) {
+        self.tallies.lock().iter().fold((0, 0), |(messages, bytes), tally| {
+            (messages + tally.messages.load(Ordering::Acquire), bytes + tally.bytes.load(Ordering::Relaxed))
+        })
+    }
+}

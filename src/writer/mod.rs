@@ -1,0 +1,464 @@
+//! The sending side: what a caller holds.
+//!
+//! - `queue`: batches between producers and the sender, and the account of every message
+//! - `front`: the batch being written, frame by frame
+//! - `window`: which messages the reader may not have read
+//! - `sender`: the connection's life
+
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::os::fd::BorrowedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, ErrorHandler, Result};
+use crate::lifecycle::{Driver, Ending, Lifecycle, Phase, Stop};
+use crate::metrics::WriterMetrics;
+use crate::options::WriterOptions;
+use crate::sys::event::{Event, NO_EVENT, Poller};
+use crate::sys::{fork, thread};
+
+mod front;
+mod queue;
+mod sender;
+mod window;
+
+use queue::Queue;
+use sender::{Counters, Next, Report, SOCKET, Sender, Settings, World};
+
+/// How often `flush` looks at first, and at most.
+const FLUSH_STEP: Duration = Duration::from_micros(100);
+const FLUSH_LONGEST: Duration = Duration::from_millis(5);
+
+/// Queues messages without ever blocking its caller, and sends them to the reader at a path.
+///
+/// All methods may be called from any thread. Dropping a running writer stops it at once, giving up what is queued: call
+/// [`Writer::stop`] first to send it.
+pub struct Writer {
+    shared: Arc<Shared>,
+}
+
+/// How far [`Writer::write_messages`] came.
+#[derive(Debug, thiserror::Error)]
+#[error("message {accepted} was refused: {error}")]
+pub struct WriteManyError {
+    /// How many messages were accepted before the refusal.
+    pub accepted: usize,
+    /// Why the next one was refused.
+    pub error: Error,
+}
+
+struct Shared {
+    path: PathBuf,
+    max_message_size: u64,
+    settings: Settings,
+    queue: Queue,
+    poller: Poller,
+    counters: Counters,
+    socket: AtomicI32,
+    sender: Mutex<Sender>,
+    lifecycle: Lifecycle,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    on_error: Option<ErrorHandler>,
+    /// Held while reports are delivered, so that a stop can wait for that.
+    delivering: Mutex<()>,
+    /// The handle was dropped inside one of its own callbacks: there is nobody left to tell.
+    muted: AtomicBool,
+    fork: fork::Token,
+}
+
+impl Writer {
+    /// Makes a writer for the reader at `path`. Touches no file and no socket.
+    pub fn new(path: impl AsRef<Path>, options: WriterOptions) -> Result<Writer> {
+        let path = path.as_ref();
+        crate::path::check(path)?;
+        let resources = |source| Error::from_os("descriptors for a writer's event loop", source);
+        let poller = Poller::new().map_err(resources)?;
+        poller.wake(); // a host's loop sees at once that there is something to do: connect
+        let shared = Shared {
+            path: path.into(),
+            max_message_size: options.max_message_size,
+            queue: Queue::new(options.max_buffered_writes, options.max_buffered_bytes),
+            settings: Settings {
+                write_timeout: options.write_timeout,
+                dial_timeout: options.dial_timeout,
+                max_backoff: options.max_backoff,
+                write_buffer_size: options.write_buffer_size,
+                max_attempts: options.max_attempts,
+                drain_until_deadline: options.drain_until_deadline,
+            },
+            poller,
+            counters: Counters::default(),
+            socket: AtomicI32::new(-1),
+            sender: Mutex::new(Sender::new(Instant::now(), RandomState::new().build_hasher().finish())),
+            lifecycle: Lifecycle::new(),
+            thread: Mutex::new(None),
+            on_error: options.on_error,
+            delivering: Mutex::new(()),
+            muted: AtomicBool::new(false),
+            fork: fork::Token::of_this_process().map_err(resources)?,
+        };
+        Ok(Writer { shared: Arc::new(shared) })
+    }
+
+    /// Starts the writer's thread, which connects at once. Calling it again does nothing.
+    pub fn start(&self) -> Result<()> {
+        self.check_fork()?;
+        let shared = &self.shared;
+        shared.lifecycle.start(|| {
+            let runner = Arc::clone(shared);
+            let spawned = thread::spawn("udsipc-writer", move || runner.run());
+            let handle = spawned.map_err(|source| Error::from_os("a thread for the writer", source))?;
+            *shared.thread.lock() = Some(handle);
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Queues a copy of `message`. Never blocks. An empty message is accepted and not sent.
+    pub fn write(&self, message: &[u8]) -> Result<()> {
+        let shared = &*self.shared;
+        if self.admit(message)? && shared.queue.push(message)? {
+            shared.poller.wake();
+        }
+        Ok(())
+    }
+
+    /// As [`Writer::write`], but waits up to `timeout` for room. A time of zero does not wait. While the host drives the
+    /// writer, this call does so itself as long as it waits.
+    pub fn write_timeout(&self, message: &[u8], timeout: Duration) -> Result<()> {
+        if timeout.is_zero() {
+            return self.write(message);
+        }
+        let shared = &*self.shared;
+        if !self.admit(message)? {
+            return Ok(());
+        }
+        let deadline = Instant::now().checked_add(timeout);
+        loop {
+            if let Some(wake) = shared.queue.offer(message)? {
+                if wake {
+                    shared.poller.wake();
+                }
+                return Ok(());
+            }
+            let refusal = match shared.lifecycle.refuse_in_callback("write_message_timeout") {
+                Ok(()) if is_past(deadline) => Error::Timeout("the queue stayed full"),
+                Ok(()) => {
+                    shared.wait_for_room(message.len(), deadline);
+                    continue;
+                }
+                Err(refusal) => refusal,
+            };
+            shared.queue.count_dropped();
+            return Err(refusal);
+        }
+    }
+
+    /// Queues messages in order and returns how many: all, or those before the first that was refused.
+    pub fn write_messages<'a, I>(&self, messages: I) -> std::result::Result<usize, WriteManyError>
+    where
+        I: IntoIterator<Item = &'a [u8]>,
+    {
+        self.try_write_messages(messages.into_iter().map(Ok))
+    }
+
+    /// As [`Writer::write_messages`] for messages of which each may turn out to be none: such a one ends the call.
+    pub(crate) fn try_write_messages<'a>(
+        &self,
+        messages: impl Iterator<Item = Result<&'a [u8]>>,
+    ) -> std::result::Result<usize, WriteManyError> {
+        let shared = &*self.shared;
+        self.check_fork().map_err(|error| WriteManyError { accepted: 0, error })?;
+        let checked = messages.map(|message| message.and_then(|message| shared.check_size(message)));
+        match shared.queue.push_many(checked, || shared.poller.wake()) {
+            (accepted, None) => Ok(accepted),
+            (accepted, Some(error)) => Err(WriteManyError { accepted, error }),
+        }
+    }
+
+    /// Waits until the reader's process has read everything that was accepted before the call. A message that was given
+    /// up, or may have been lost with the reader, while this waited makes it fail with [`Error::Undelivered`].
+    pub fn flush(&self, timeout: Duration) -> Result<()> {
+        self.check_fork()?;
+        let shared = &*self.shared;
+        shared.lifecycle.refuse_in_callback("flush")?;
+        let goal = shared.queue.account().accepted;
+        let lost_before = shared.lost();
+        let deadline = Instant::now().checked_add(timeout);
+        let mut step = FLUSH_STEP;
+        loop {
+            let settled = shared.sender.lock().settled(shared.world());
+            let lost = shared.lost() - lost_before;
+            if lost > 0 {
+                return Err(Error::Undelivered(lost));
+            }
+            if settled >= goal {
+                return Ok(());
+            }
+            if shared.lifecycle.phase() == Phase::Stopped {
+                return Err(Error::Stopped);
+            }
+            if is_past(deadline) {
+                return Err(Error::Timeout("the reader has not read everything yet"));
+            }
+            let pause = deadline.map_or(step, |deadline| step.min(deadline.saturating_duration_since(Instant::now())));
+            match shared.lifecycle.driver() {
+                Driver::Host => {
+                    shared.drive(Some(pause));
+                }
+                Driver::Threads | Driver::Nobody => std::thread::sleep(pause), // there is no event for SIOCOUTQ
+            }
+            step = (step * 2).min(FLUSH_LONGEST);
+        }
+    }
+
+    /// Refuses new messages from now on, sends what is queued, and returns when that is done or `timeout` has passed.
+    /// Later calls return what the first one returned.
+    pub fn stop(&self, timeout: Duration) -> Result<()> {
+        self.check_fork()?;
+        self.shared.lifecycle.refuse_in_callback("stop")?;
+        self.shared.stop(timeout)
+    }
+
+    /// What the writer has done so far.
+    pub fn metrics(&self) -> WriterMetrics {
+        let shared = &*self.shared;
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let account = shared.queue.account();
+        WriterMetrics {
+            sent: account.sent,
+            dropped: account.dropped,
+            failed: count(&shared.counters.failed),
+            queue_depth: account.depth,
+            queue_bytes: account.depth_bytes,
+            sent_bytes: account.sent_bytes,
+            retried: count(&shared.counters.retried),
+            abandoned: account.abandoned,
+            suspected_lost: count(&shared.counters.suspected_lost),
+            connections: count(&shared.counters.connections),
+            connect_failures: count(&shared.counters.connect_failures),
+        }
+    }
+
+    /// The path, as it was given.
+    pub fn socket_path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// Whether there is a connection. With socket activation that does not say that the reader runs.
+    pub fn is_connected(&self) -> bool {
+        self.shared.fork.is_current() && self.shared.socket.load(Ordering::Relaxed) >= 0
+    }
+
+    /// The descriptor that a host's event loop watches: level-triggered, readable when [`Writer::dispatch`] has work.
+    pub fn event_fd(&self) -> Result<BorrowedFd<'_>> {
+        self.check_fork()?;
+        Ok(self.shared.poller.as_fd())
+    }
+
+    /// Waits up to `timeout` for work, does what can be done at once, and returns. For a writer that is not started.
+    pub fn dispatch(&self, timeout: Duration) -> Result<()> {
+        self.check_fork()?;
+        // The handle may be dropped in a callback of this very call.
+        let shared = Arc::clone(&self.shared);
+        shared.lifecycle.refuse_in_callback("dispatch")?;
+        shared.lifecycle.dispatch()?;
+        shared.drive((timeout != Duration::MAX).then_some(timeout));
+        Ok(())
+    }
+
+    /// Fails if the writer was made by the parent of this process.
+    pub fn check_fork(&self) -> Result<()> {
+        if self.shared.fork.is_current() { Ok(()) } else { Err(Error::Forked) }
+    }
+
+    /// Whether there is anything to queue: an empty message is accepted and goes no further.
+    fn admit(&self, message: &[u8]) -> Result<bool> {
+        self.check_fork()?;
+        let message = self.shared.check_size(message)?;
+        if message.is_empty() && self.shared.queue.is_closed() {
+            return Err(Error::Stopped);
+        }
+        Ok(!message.is_empty())
+    }
+}
+
+impl Shared {
+    fn world(&self) -> World<'_> {
+        World {
+            path: &self.path,
+            settings: &self.settings,
+            queue: &self.queue,
+            poller: &self.poller,
+            counters: &self.counters,
+            socket: &self.socket,
+        }
+    }
+
+    fn check_size<'a>(&self, message: &'a [u8]) -> Result<&'a [u8]> {
+        let size = message.len() as u64;
+        if size > self.max_message_size {
+            return Err(Error::MessageTooLarge { size, limit: self.max_message_size });
+        }
+        Ok(message)
+    }
+
+    /// Messages that were accepted and did not, or may not have, come through.
+    fn lost(&self) -> u64 {
+        self.queue.account().abandoned + self.counters.suspected_lost.load(Ordering::Relaxed)
+    }
+
+    fn wait_for_room(&self, len: usize, deadline: Option<Instant>) {
+        if self.lifecycle.driver() == Driver::Host {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            self.drive(left);
+        } else {
+            self.queue.wait_for_room(len, deadline);
+        }
+    }
+
+    /// The body of the writer's thread.
+    fn run(&self) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| while self.drive(None) {}));
+        if outcome.is_err() {
+            self.queue.close();
+            self.lifecycle.finish(Ending::Panicked);
+        }
+    }
+
+    /// Waits for something to happen and moves the sender on. False when the writer has come to rest.
+    fn drive(&self, timeout: Option<Duration>) -> bool {
+        let mut closed = false;
+        let waited = self.poller.wait(&mut [NO_EVENT; 4], timeout, |event| {
+            closed |= matches!(event, Event::Ready { key: SOCKET, closed: true });
+        });
+        if waited.is_err() {
+            // Somebody closed our descriptors: without this pause the loop would spin.
+            std::thread::sleep(FLUSH_LONGEST);
+        }
+        self.advance(closed)
+    }
+
+    fn advance(&self, closed: bool) -> bool {
+        let phase = self.lifecycle.phase();
+        if phase == Phase::Stopped {
+            self.poller.wake(); // others may wait there as well
+            return false;
+        }
+        let (next, reports) = {
+            let mut sender = self.sender.lock();
+            (sender.advance(Instant::now(), phase, closed, self.world()), sender.take_reports())
+        };
+        self.deliver(reports);
+        match next {
+            Next::Wait => true,
+            Next::Again => {
+                self.poller.wake();
+                true
+            }
+            Next::Finished(ending) => {
+                self.lifecycle.finish(ending);
+                self.poller.wake();
+                false
+            }
+        }
+    }
+
+    fn deliver(&self, reports: Vec<Report>) {
+        let Some(on_error) = &self.on_error else { return };
+        if reports.is_empty() {
+            return;
+        }
+        let _delivering = self.delivering.lock();
+        let _inside = self.lifecycle.enter_callback();
+        for report in &reports {
+            for _ in 0..report.times {
+                if self.muted.load(Ordering::Relaxed) {
+                    return;
+                }
+                // A callback that panics has had its say; the messages are not its concern.
+                let _ = catch_unwind(AssertUnwindSafe(|| on_error(&report.error, report.context)));
+            }
+        }
+    }
+
+    fn stop(&self, timeout: Duration) -> Result<()> {
+        self.queue.close();
+        match self.lifecycle.stop(timeout) {
+            Stop::Over(ending) => return Stop::over(ending),
+            Stop::Lead(Driver::Nobody) => self.give_up_unstarted(),
+            Stop::Lead(Driver::Threads) | Stop::Follow(_) => self.poller.wake(),
+            Stop::Lead(Driver::Host) => {
+                if self.advance(false) {
+                    while self.drive(None) {}
+                }
+            }
+        }
+        let result = self.lifecycle.wait_until_stopped();
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = thread.join(); // it returns as soon as it sees the end; its panic would have been reported there
+        }
+        drop(self.delivering.lock());
+        result
+    }
+
+    /// A writer that never ran has nobody to send to.
+    fn give_up_unstarted(&self) {
+        let (ending, reports) = {
+            let mut sender = self.sender.lock();
+            (sender.give_up(self.world()), sender.take_reports())
+        };
+        self.deliver(reports);
+        self.lifecycle.finish(ending);
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        if !shared.fork.is_current() {
+            return shared.leave_to_parent();
+        }
+        if shared.lifecycle.in_callback() {
+            // Waiting for the thread would be waiting for ourselves. It ends by itself, and tells nobody.
+            shared.muted.store(true, Ordering::Relaxed);
+            shared.queue.close();
+            shared.lifecycle.stop(Duration::ZERO);
+            shared.poller.wake();
+            return;
+        }
+        let _ = shared.stop(Duration::ZERO);
+    }
+}
+
+impl Shared {
+    /// In a forked child: closes the descriptors, and leaves everything else as it is. The parent's threads do not exist
+    /// here, and a lock that one of them held stays locked for ever.
+    fn leave_to_parent(self: &Arc<Self>) {
+        for fd in self.poller.raw_fds() {
+            crate::sys::close_inherited(fd);
+        }
+        let socket = self.socket.load(Ordering::Relaxed);
+        if socket >= 0 {
+            crate::sys::close_inherited(socket);
+        }
+        std::mem::forget(Arc::clone(self));
+    }
+}
+
+fn is_past(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| Instant::now() >= deadline)
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("path", &self.shared.path).field("metrics", &self.metrics()).finish()
+    }
+}

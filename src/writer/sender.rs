@@ -1,0 +1,585 @@
+//! The connection: dial, pump, lose it, dial again, drain. A state machine that never blocks.
+//!
+//! Each call of [`Sender::advance`] does what can be done now and says what it waits for: an event of the socket, the
+//! next deadline, or the next message. What it has to report is gathered and delivered by the caller when no lock is
+//! held, so that a callback may call anything.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::backoff;
+use crate::error::{Context, Error};
+use crate::lifecycle::{Ending, Phase};
+use crate::sys::socket;
+use crate::sys::{
+    self,
+    event::{Interest, Key, Poller},
+};
+
+use super::front::Front;
+use super::queue::Queue;
+use super::window::Window;
+
+/// The key of the connection in the poller. There is one at a time, and what an older one left behind does no harm.
+pub(crate) const SOCKET: Key = 0;
+
+/// How much one call pumps, so that a host's loop, a stop and a flush get their turn.
+const TURN: usize = 4 << 20;
+
+/// How long a drain tries to find a reader: the API promises an answer within 250 ms.
+const DRAIN_PATIENCE: Duration = Duration::from_millis(200);
+/// The longest pause between two attempts while draining.
+const DRAIN_BACKOFF: Duration = Duration::from_millis(20);
+/// A connection that held this long says that the reader is well: the next one is made at once.
+const SETTLED: Duration = Duration::from_secs(1);
+/// A full backlog is tried again after this, and then twice that, up to the longest.
+const BACKLOG_STEP: Duration = Duration::from_millis(1);
+const BACKLOG_LONGEST: Duration = Duration::from_millis(20);
+/// How soon a reader that has ended the connection, but not yet read to its end, is looked at again.
+const ENDING_STEP: Duration = Duration::from_micros(200);
+const ENDING_LONGEST: Duration = Duration::from_millis(10);
+/// Memory of a burst is given back after this.
+const TRIM_AFTER: Duration = Duration::from_secs(5);
+const SPARES_AT_REST: usize = 1;
+
+/// What the sender needs to know of the options.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) write_timeout: Duration,
+    pub(crate) dial_timeout: Duration,
+    pub(crate) max_backoff: Duration,
+    pub(crate) write_buffer_size: u32,
+    pub(crate) max_attempts: u32,
+    pub(crate) drain_until_deadline: bool,
+}
+
+/// What the sender counts beside the account. Only the sender writes.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) failed: AtomicU64,
+    pub(crate) retried: AtomicU64,
+    pub(crate) suspected_lost: AtomicU64,
+    pub(crate) connections: AtomicU64,
+    pub(crate) connect_failures: AtomicU64,
+}
+
+fn add(counter: &AtomicU64, count: u64) {
+    counter.fetch_add(count, Ordering::Relaxed);
+}
+
+/// What the sender works with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct World<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) settings: &'a Settings,
+    pub(crate) queue: &'a Queue,
+    pub(crate) poller: &'a Poller,
+    pub(crate) counters: &'a Counters,
+    /// The number of the connection's descriptor, -1 if there is none: for those who ask without a lock.
+    pub(crate) socket: &'a AtomicI32,
+}
+
+/// Something to tell the error callback, `times` times.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) error: Error,
+    pub(crate) context: Context,
+    pub(crate) times: u64,
+}
+
+/// A connection and what is known of it.
+#[derive(Debug)]
+struct Connection {
+    fd: OwnedFd,
+    made: Instant,
+    window: Window,
+    /// Since when the kernel takes nothing; reported again after each further `write_timeout`.
+    stalled: Option<Instant>,
+}
+
+/// A reader that takes nothing more and still reads: it has shut its side (`SHUT_RD`) and not closed yet. The socket is
+/// out of the poller: there is no event for what is waited for (SIOCOUTQ).
+#[derive(Debug)]
+struct Farewell {
+    connection: Connection,
+    cause: Option<io::Error>,
+    unread: usize,
+    unread_since: Instant,
+    look_at: Instant,
+    step: Duration,
+}
+
+#[derive(Debug)]
+enum Link {
+    /// Not connected: dial at `until`, or with the next message if the reader just closed an idle connection.
+    Down {
+        until: Instant,
+        message_hurries: bool,
+    },
+    /// The backlog is full.
+    Backlog {
+        since: Instant,
+        until: Instant,
+        step: Duration,
+    },
+    Up(Connection),
+    Ending(Box<Farewell>),
+}
+
+/// What comes next.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Wait for an event.
+    Wait,
+    /// There is more to do: come again soon.
+    Again,
+    /// The drain is over.
+    Finished(Ending),
+}
+
+#[derive(Debug)]
+pub(crate) struct Sender {
+    link: Link,
+    front: Front,
+    /// Connections that broke on the first message.
+    attempts: u32,
+    /// Connects that failed, and connections that took nothing, in a row.
+    failures: u32,
+    /// Since when there is no connection, and whether the last attempt said that nobody listens.
+    down_since: Instant,
+    nobody_listens: bool,
+    reports: Vec<Report>,
+    random: u64,
+    trim_at: Option<Instant>,
+}
+
+impl Sender {
+    pub(crate) fn new(now: Instant, seed: u64) -> Sender {
+        Sender {
+            link: Link::Down { until: now, message_hurries: false },
+            front: Front::default(),
+            attempts: 0,
+            failures: 0,
+            down_since: now,
+            nobody_listens: false,
+            reports: Vec::new(),
+            random: seed | 1,
+            trim_at: None,
+        }
+    }
+
+    /// What has to be told since the last call.
+    pub(crate) fn take_reports(&mut self) -> Vec<Report> {
+        std::mem::take(&mut self.reports)
+    }
+
+    /// Does what can be done now. `closed`: the socket's peer has gone.
+    pub(crate) fn advance(&mut self, now: Instant, phase: Phase, closed: bool, world: World<'_>) -> Next {
+        if let Phase::Draining { deadline, .. } = phase {
+            if self.front.is_empty() && world.queue.is_empty() {
+                return self.finish(Ending::Clean, world);
+            }
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                self.abandon_all(world);
+                return self.finish(Ending::TimedOut, world);
+            }
+            self.hurry(now);
+        }
+        if closed {
+            self.peer_closed(now, world);
+        }
+        let next = self.move_on(now, phase, world);
+        if let (Next::Wait, Phase::Draining { deadline: Some(deadline), .. }) = (&next, phase) {
+            let _ = world.poller.arm(deadline);
+        }
+        next
+    }
+
+    fn move_on(&mut self, now: Instant, phase: Phase, world: World<'_>) -> Next {
+        loop {
+            match &mut self.link {
+                Link::Up(_) => match self.pump(now, phase, world) {
+                    Pumped::Lost => {}
+                    Pumped::Waits => return Next::Wait,
+                    Pumped::Turn => return Next::Again,
+                    Pumped::Empty => {
+                        if let Phase::Draining { .. } = phase {
+                            return self.finish(Ending::Clean, world);
+                        }
+                        self.rest(now, world);
+                        if world.queue.sleep() {
+                            return Next::Wait;
+                        }
+                    }
+                },
+                Link::Ending(_) => {
+                    if !self.see_off(now, world) {
+                        return Next::Wait;
+                    }
+                }
+                Link::Down { until, message_hurries } => {
+                    if now < *until {
+                        let _ = world.poller.arm(*until);
+                        // Messages that wait, or the next one, cut the pause short if the reader is well.
+                        if !*message_hurries || (self.front.is_empty() && world.queue.sleep()) {
+                            return Next::Wait;
+                        }
+                    }
+                    self.dial(now, now, BACKLOG_STEP, world);
+                }
+                Link::Backlog { since, until, step } => {
+                    if now < *until {
+                        let _ = world.poller.arm(*until);
+                        return Next::Wait;
+                    }
+                    let (since, step) = (*since, *step);
+                    self.dial(now, since, (step * 2).min(BACKLOG_LONGEST), world);
+                }
+            }
+            if let Some(next) = self.give_up_draining(now, phase, world) {
+                return next;
+            }
+        }
+    }
+
+    /// A drain does not sit out a long pause.
+    fn hurry(&mut self, now: Instant) {
+        if let Link::Down { until, .. } = &mut self.link {
+            *until = (*until).min(now + DRAIN_BACKOFF);
+        }
+    }
+
+    /// Nobody listens while draining: gives up in good time.
+    fn give_up_draining(&mut self, now: Instant, phase: Phase, world: World<'_>) -> Option<Next> {
+        let Phase::Draining { since, .. } = phase else { return None };
+        if world.settings.drain_until_deadline || !self.nobody_listens || !matches!(self.link, Link::Down { .. }) {
+            return None;
+        }
+        let enough = since.max(self.down_since) + DRAIN_PATIENCE;
+        if now < enough {
+            let _ = world.poller.arm(enough);
+            return None;
+        }
+        let count = self.abandon_all(world);
+        Some(self.finish(Ending::Undelivered(count), world))
+    }
+
+    fn dial(&mut self, now: Instant, since: Instant, step: Duration, world: World<'_>) {
+        match socket::connect(world.path) {
+            Ok(fd) => self.connected(now, fd, world),
+            // There is a reader, its backlog is full, and nothing to poll: try again in short steps.
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock
+                    && now.saturating_duration_since(since) < world.settings.dial_timeout =>
+            {
+                self.link = Link::Backlog { since, until: now + step, step };
+            }
+            Err(error) => self.dial_failed(now, error, world),
+        }
+    }
+
+    fn connected(&mut self, now: Instant, fd: OwnedFd, world: World<'_>) {
+        if world.settings.write_buffer_size > 0 {
+            // A buffer that the system does not grant is no reason to stay silent.
+            let _ = socket::set_send_buffer(fd.as_fd(), world.settings.write_buffer_size);
+        }
+        let send_buffer = socket::send_buffer(fd.as_fd()).unwrap_or(0);
+        if let Err(error) = world.poller.add(fd.as_fd(), SOCKET, Interest::CLOSED) {
+            return self.dial_failed(now, error, world);
+        }
+        add(&world.counters.connections, 1);
+        if self.attempts > 0 {
+            add(&world.counters.retried, 1);
+        }
+        world.socket.store(fd.as_raw_fd(), Ordering::Relaxed);
+        self.nobody_listens = false;
+        self.link = Link::Up(Connection { fd, made: now, window: Window::new(send_buffer), stalled: None });
+    }
+
+    fn dial_failed(&mut self, now: Instant, error: io::Error, world: World<'_>) {
+        add(&world.counters.connect_failures, 1);
+        self.nobody_listens = error.kind() != io::ErrorKind::WouldBlock;
+        self.report(dial_error(world.path, error), Context::Connect);
+        self.failures = self.failures.saturating_add(1);
+        self.pause(now, false, world);
+    }
+
+    /// Not connected: after none, one or more failures in a row.
+    fn pause(&mut self, now: Instant, message_hurries: bool, world: World<'_>) {
+        let pause = backoff::delay(self.failures, world.settings.max_backoff, self.next_random());
+        self.link =
+            Link::Down { until: now.checked_add(pause).unwrap_or(now + Duration::from_secs(3600)), message_hurries };
+    }
+
+    fn pump(&mut self, now: Instant, phase: Phase, world: World<'_>) -> Pumped {
+        let Link::Up(connection) = &mut self.link else { return Pumped::Lost };
+        connection.look_whether_all_is_read();
+        let mut turn = 0;
+        let cause = loop {
+            if self.front.is_empty() {
+                match world.queue.take() {
+                    Some(batch) => self.front.load(batch),
+                    None => {
+                        connection.flows(world.poller);
+                        return Pumped::Empty;
+                    }
+                }
+            }
+            match socket::send(connection.fd.as_fd(), self.front.rest()) {
+                Ok(bytes) => {
+                    let messages = self.front.advance(bytes, world.queue);
+                    connection.window.sent(bytes, messages);
+                    connection.flows(world.poller);
+                    if messages > 0 {
+                        self.attempts = 0;
+                        self.failures = 0;
+                    }
+                    turn += bytes;
+                    if turn >= TURN || (turn > 0 && past_deadline(phase)) {
+                        return Pumped::Turn;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Some(report) = connection.stalls(now, world) {
+                        add(&world.counters.failed, 1);
+                        let context = if self.attempts > 0 { Context::WriteAgain } else { Context::Write };
+                        self.report(report, context);
+                    }
+                    return Pumped::Waits;
+                }
+                Err(error) => break error,
+            }
+        };
+        self.broken(now, Some(cause), world);
+        Pumped::Lost
+    }
+
+    /// The connection broke, or the poller says that the peer is gone. Either the reader has closed, or it takes nothing
+    /// more and still reads what it was sent. In the second case its close is waited for: only then the kernel tells
+    /// whether everything was read, and the messages of the next connection must not overtake the last ones of this.
+    /// A close empties the kernel's buffer, so an empty one tells the two apart.
+    fn broken(&mut self, now: Instant, cause: Option<io::Error>, world: World<'_>) {
+        let Link::Up(connection) = self.take_link(now) else { return };
+        let unread = socket::bytes_unread_by_peer(connection.fd.as_fd()).unwrap_or(0);
+        if unread == 0 {
+            return self.lose(now, connection, cause, false, world);
+        }
+        let _ = world.poller.remove(connection.fd.as_fd());
+        let look_at = now + ENDING_STEP;
+        let farewell = Farewell { connection, cause, unread, unread_since: now, look_at, step: ENDING_STEP };
+        self.link = Link::Ending(Box::new(farewell));
+    }
+
+    /// Looks after a reader that is about to close. True when it is over.
+    fn see_off(&mut self, now: Instant, world: World<'_>) -> bool {
+        let Link::Ending(farewell) = &mut self.link else { return true };
+        if now >= farewell.look_at {
+            let unread = socket::bytes_unread_by_peer(farewell.connection.fd.as_fd()).unwrap_or(0);
+            if unread != farewell.unread {
+                (farewell.unread, farewell.unread_since) = (unread, now);
+            }
+            let hangs = now.saturating_duration_since(farewell.unread_since) >= world.settings.write_timeout;
+            if unread == 0 || hangs {
+                if let Link::Ending(farewell) = self.take_link(now) {
+                    self.lose(now, farewell.connection, farewell.cause, unread != 0, world);
+                }
+                return true;
+            }
+            farewell.step = (farewell.step * 2).min(ENDING_LONGEST);
+            farewell.look_at = now + farewell.step;
+        }
+        let _ = world.poller.arm(farewell.look_at);
+        false
+    }
+
+    /// The peer has closed. That is no failure, unless a message was being written.
+    fn peer_closed(&mut self, now: Instant, world: World<'_>) {
+        if let Link::Up(connection) = &self.link {
+            let writing = self.front.is_torn() || connection.stalled.is_some();
+            self.broken(now, writing.then(sys::broken_pipe), world);
+        }
+    }
+
+    fn take_link(&mut self, now: Instant) -> Link {
+        std::mem::replace(&mut self.link, Link::Down { until: now, message_hurries: false })
+    }
+
+    /// The end of a connection: what became of what it carried, and of the message that it broke on.
+    fn lose(&mut self, now: Instant, connection: Connection, cause: Option<io::Error>, hangs: bool, world: World<'_>) {
+        let reset = matches!(socket::take_error(connection.fd.as_fd()), Ok(Some(_)));
+        if reset || hangs {
+            add(&world.counters.suspected_lost, connection.window.in_doubt());
+        }
+        let was_well = connection.window.has_sent() || now.saturating_duration_since(connection.made) >= SETTLED;
+        self.failures = if was_well { 0 } else { self.failures.saturating_add(1) };
+        close(connection, world);
+        self.down_since = now;
+        let idle = cause.is_none();
+        if let Some(cause) = cause {
+            self.count_attempt(cause, world);
+        }
+        self.front.rewind();
+        self.pause(now, idle, world);
+    }
+
+    fn count_attempt(&mut self, cause: io::Error, world: World<'_>) {
+        add(&world.counters.failed, 1);
+        let context = if self.attempts > 0 { Context::WriteAgain } else { Context::Write };
+        self.attempts += 1;
+        self.report(Error::NoConsumer(cause), context);
+        let limit = world.settings.max_attempts;
+        if limit > 0 && self.attempts >= limit {
+            self.front.rewind();
+            self.front.abandon_first(world.queue);
+            self.attempts = 0;
+            self.report(Error::Undelivered(1), Context::WriteAgain);
+        }
+    }
+
+    /// The end of a writer that never ran.
+    pub(crate) fn give_up(&mut self, world: World<'_>) -> Ending {
+        match self.abandon_all(world) {
+            0 => Ending::Clean,
+            count => Ending::Undelivered(count),
+        }
+    }
+
+    /// Gives up every message. Each is counted and reported.
+    fn abandon_all(&mut self, world: World<'_>) -> u64 {
+        let retry = u64::from(self.attempts > 0 && !self.front.is_empty());
+        let mut count = self.front.abandon_rest(world.queue);
+        while let Some(batch) = world.queue.take() {
+            self.front.load(batch);
+            count += self.front.abandon_rest(world.queue);
+        }
+        add(&world.counters.failed, count);
+        self.report_many(Error::Undelivered(count), Context::DrainRetry, retry);
+        self.report_many(Error::Undelivered(count), Context::Drain, count - retry);
+        count
+    }
+
+    fn finish(&mut self, ending: Ending, world: World<'_>) -> Next {
+        let down = Link::Down { until: Instant::now(), message_hurries: false };
+        match std::mem::replace(&mut self.link, down) {
+            Link::Up(connection) => close(connection, world),
+            Link::Ending(farewell) => close(farewell.connection, world),
+            Link::Down { .. } | Link::Backlog { .. } => {}
+        }
+        world.queue.trim(0);
+        Next::Finished(ending)
+    }
+
+    /// Nothing to send. What a burst left behind is given back when it has been quiet for a while.
+    fn rest(&mut self, now: Instant, world: World<'_>) {
+        match self.trim_at {
+            Some(at) if now >= at => {
+                world.queue.trim(SPARES_AT_REST);
+                self.trim_at = None;
+            }
+            None if world.queue.spares() > SPARES_AT_REST => {
+                self.trim_at = Some(now + TRIM_AFTER);
+                let _ = world.poller.arm(now + TRIM_AFTER);
+            }
+            _ => {}
+        }
+    }
+
+    /// How many messages have come to their end: read by the reader's process, lost with it, or abandoned.
+    pub(crate) fn settled(&mut self, world: World<'_>) -> u64 {
+        let account = world.queue.account();
+        let in_doubt = match &mut self.link {
+            Link::Up(connection) => {
+                connection.look_whether_all_is_read();
+                connection.window.in_doubt()
+            }
+            Link::Ending(farewell) => farewell.connection.window.in_doubt(),
+            Link::Down { .. } | Link::Backlog { .. } => 0,
+        };
+        account.sent + account.abandoned - in_doubt
+    }
+
+    fn report(&mut self, error: Error, context: Context) {
+        self.report_many(error, context, 1);
+    }
+
+    fn report_many(&mut self, error: Error, context: Context, times: u64) {
+        if times > 0 {
+            self.reports.push(Report { error, context, times });
+        }
+    }
+
+    /// xorshift64: only spreads attempts in time.
+    fn next_random(&mut self) -> u32 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 32) as u32
+    }
+}
+
+enum Pumped {
+    /// The queue is empty.
+    Empty,
+    /// The kernel takes nothing more.
+    Waits,
+    /// Enough for one turn.
+    Turn,
+    /// The connection is gone or going.
+    Lost,
+}
+
+impl Connection {
+    fn look_whether_all_is_read(&mut self) {
+        if self.window.in_doubt() > 0 && socket::bytes_unread_by_peer(self.fd.as_fd()).is_ok_and(|unread| unread == 0) {
+            self.window.all_read();
+        }
+    }
+
+    /// The kernel takes bytes.
+    fn flows(&mut self, poller: &Poller) {
+        if self.stalled.take().is_some() {
+            let _ = poller.modify(self.fd.as_fd(), SOCKET, Interest::CLOSED);
+        }
+    }
+
+    /// The kernel takes nothing: waits for room, and returns what to report when that has lasted.
+    fn stalls(&mut self, now: Instant, world: World<'_>) -> Option<Error> {
+        let timeout = world.settings.write_timeout;
+        let since = match self.stalled {
+            Some(since) => since,
+            None => {
+                let _ = world.poller.modify(self.fd.as_fd(), SOCKET, Interest::WRITABLE);
+                *self.stalled.insert(now)
+            }
+        };
+        let report_at = since.checked_add(timeout)?;
+        if now < report_at {
+            let _ = world.poller.arm(report_at);
+            return None;
+        }
+        self.stalled = Some(now);
+        let _ = now.checked_add(timeout).map(|next| world.poller.arm(next));
+        Some(Error::Backpressure(timeout))
+    }
+}
+
+fn close(connection: Connection, world: World<'_>) {
+    world.socket.store(-1, Ordering::Relaxed);
+    let _ = world.poller.remove(connection.fd.as_fd());
+}
+
+fn past_deadline(phase: Phase) -> bool {
+    matches!(phase, Phase::Draining { deadline: Some(deadline), .. } if Instant::now() >= deadline)
+}
+
+fn dial_error(path: &Path, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock => {
+            Error::NotConnected { path: path.into(), source: error }
+        }
+        _ => Error::from_os(format!("failed to dial socket: {}", path.display()), error),
+    }
+}
