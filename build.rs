@@ -7,9 +7,10 @@ const HEADER: &str = "include/udsipc.h";
 const MANUAL: &str = "src/ffi/manual.h";
 
 /// The files that export something, in the order of the header.
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 8] = [
     "src/ffi/version.rs",
     "src/ffi/status.rs",
+    "src/ffi/errors.rs",
     "src/ffi/callback.rs",
     "src/ffi/options.rs",
     "src/ffi/writer.rs",

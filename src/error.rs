@@ -189,6 +189,7 @@ impl Error {
         match source.raw_os_error() {
             Some(errno) if crate::sys::is_exhaustion(errno) => Error::NoResources { action, source },
             Some(errno) if crate::sys::is_permission(errno) => Error::PermissionDenied { action, source },
+            None if source.kind() == io::ErrorKind::OutOfMemory => Error::NoResources { action, source },
             _ => Error::Io { action, source },
         }
     }

@@ -4,11 +4,12 @@ use std::ffi::{c_char, c_void};
 use std::mem::MaybeUninit;
 
 use super::guard;
-use super::handle::Gone;
-use super::reader::udsipc_connection;
 use super::status::udsipc_status;
 use crate::error::ErrorHandler;
 use crate::reader::{Connection, HandlerFailed};
+
+/// Who sent a message. Opaque, and valid only during the callback that it was given to.
+pub struct udsipc_connection<'call>(pub(super) &'call Connection<'call>);
 
 /// One message: len bytes at data. (NULL, 0) is an empty message.
 #[repr(C)]
@@ -114,12 +115,9 @@ pub(super) struct ErrorCallback {
 }
 
 impl ErrorCallback {
-    pub(super) fn into_handler(self, gone: Gone) -> ErrorHandler {
+    pub(super) fn into_handler(self) -> ErrorHandler {
         let ErrorCallback { function, userdata } = self;
         Box::new(move |error, context| {
-            if gone.is_set() {
-                return;
-            }
             let (status, errno) = (udsipc_status::from(error) as i32, error.os_errno().unwrap_or(0));
             guard::reporting(error, || {
                 // SAFETY: a function of this type by the caller's promise; the context is static text.
@@ -133,12 +131,8 @@ impl ErrorCallback {
 pub(super) fn message_handler(
     function: MessageFunction,
     userdata: UserData,
-    gone: Gone,
 ) -> impl Fn(&[u8], &Connection<'_>) -> Result<(), HandlerFailed> + Send + Sync + 'static {
     move |message, connection| {
-        if gone.is_set() {
-            return Err(HandlerFailed);
-        }
         let connection = udsipc_connection(connection);
         // SAFETY: a function of this type by the caller's promise; both borrows outlive the call.
         let result = unsafe { function(message.as_ptr(), message.len(), &raw const connection, userdata.get()) };
@@ -153,15 +147,11 @@ const BATCH: usize = 256;
 pub(super) fn batch_handler(
     function: BatchFunction,
     userdata: UserData,
-    gone: Gone,
 ) -> impl Fn(&[&[u8]], &Connection<'_>) -> usize + Send + Sync + 'static {
     move |messages, connection| {
         let connection = udsipc_connection(connection);
         let mut handled = 0;
         for chunk in messages.chunks(BATCH) {
-            if gone.is_set() {
-                break;
-            }
             let mut buffers = [const { MaybeUninit::<udsipc_buffer>::uninit() }; BATCH];
             for (buffer, message) in buffers.iter_mut().zip(chunk) {
                 buffer.write(udsipc_buffer { data: message.as_ptr(), len: message.len() });

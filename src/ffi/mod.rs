@@ -3,6 +3,7 @@
 //! - `guard`: the boundary: panics and errors become statuses, the last failure keeps its text
 //! - `handle`: pointers from and to C: handles, slices, strings, texts
 //! - `status`: the numbers, their texts, which error has which number
+//! - `errors`: `udsipc_strerror`, `udsipc_last_error_message`
 //! - `callback`: callback types, and the way from C function pointers to the core's closures
 //! - `options`: `udsipc_writer_options_*`, `udsipc_reader_options_*`
 //! - `writer`: `udsipc_writer_*`, `udsipc_write_*`
@@ -18,6 +19,7 @@
 #![allow(unreachable_pub)] // an export is reached through its symbol, and cbindgen looks for `pub`
 
 mod callback;
+mod errors;
 mod guard;
 mod handle;
 mod options;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::callback::{ErrorCallback, UserData, udsipc_error_callback};
 use super::guard::{Failure, guard, guard_or};
-use super::handle::{self, Gone};
+use super::handle;
 use super::status::udsipc_status;
 use super::version::UDSIPC_WAIT_FOREVER;
 use crate::error;
@@ -83,14 +83,14 @@ unsafe fn set_error_callback<O: Options>(
 ///
 /// # Safety
 /// `options` is NULL, for the defaults, or live.
-pub(super) unsafe fn for_writer(options: *const udsipc_writer_options, gone: &Gone) -> Result<WriterOptions, Failure> {
+pub(super) unsafe fn for_writer(options: *const udsipc_writer_options) -> Result<WriterOptions, Failure> {
     if options.is_null() {
         return Ok(WriterOptions::default());
     }
     let options = options.cast_mut();
     // SAFETY: as promised by the caller.
     let settings = unsafe { lock(&options)? };
-    let on_error = settings.on_error.map(|callback| callback.into_handler(gone.clone()));
+    let on_error = settings.on_error.map(|callback| callback.into_handler());
     Ok(WriterOptions { on_error, ..settings.core })
 }
 
@@ -98,7 +98,7 @@ pub(super) unsafe fn for_writer(options: *const udsipc_writer_options, gone: &Go
 ///
 /// # Safety
 /// `options` is NULL, for the defaults, or live.
-pub(super) unsafe fn for_reader(options: *const udsipc_reader_options, gone: &Gone) -> Result<ReaderOptions, Failure> {
+pub(super) unsafe fn for_reader(options: *const udsipc_reader_options) -> Result<ReaderOptions, Failure> {
     if options.is_null() {
         return Ok(ReaderOptions::default());
     }
@@ -106,7 +106,7 @@ pub(super) unsafe fn for_reader(options: *const udsipc_reader_options, gone: &Go
     // SAFETY: as promised by the caller.
     let settings = unsafe { lock(&options)? };
     Ok(ReaderOptions {
-        on_error: settings.on_error.map(|callback| callback.into_handler(gone.clone())),
+        on_error: settings.on_error.map(|callback| callback.into_handler()),
         allowed_uids: settings.core.allowed_uids.clone(),
         allowed_gids: settings.core.allowed_gids.clone(),
         listen_fd_name: settings.core.listen_fd_name.clone(),
@@ -615,8 +615,7 @@ mod tests {
                 udsipc_writer_options_set_error_callback(options, Some(store_status), userdata),
                 udsipc_status::UDSIPC_OK
             );
-            let (first, second) = (Gone::default(), Gone::default());
-            for made in [for_writer(options, &first), for_writer(options, &second)].map(|made| made.expect("options")) {
+            for made in [for_writer(options), for_writer(options)].map(|made| made.expect("options")) {
                 assert_eq!(made.max_attempts, 9);
                 let report = made.on_error.expect("a handler");
                 let source = std::io::Error::from_raw_os_error(libc::EPIPE);
@@ -638,7 +637,7 @@ mod tests {
                 udsipc_reader_options_set_inactivity_timeout_ms(options, 0),
                 udsipc_status::UDSIPC_ERR_INVALID_TIMEOUT
             );
-            let made = for_reader(options, &Gone::default()).expect("options");
+            let made = for_reader(options).expect("options");
             assert_eq!(made.inactivity_timeout, Duration::from_millis(5));
             assert_eq!(
                 udsipc_reader_options_set_listen_fd_name(options, c"a:b".as_ptr()),
@@ -649,13 +648,13 @@ mod tests {
                 udsipc_status::UDSIPC_ERR_INVALID_ARGUMENT
             );
             assert_eq!(udsipc_reader_options_set_listen_fd_name(options, c"a".as_ptr()), udsipc_status::UDSIPC_OK);
-            let made = for_reader(options, &Gone::default()).expect("options");
+            let made = for_reader(options).expect("options");
             assert_eq!(made.listen_fd_name.as_deref(), Some("a"));
             assert_eq!(udsipc_reader_options_set_listen_fd_name(options, ptr::null()), udsipc_status::UDSIPC_OK);
-            assert!(for_reader(options, &Gone::default()).expect("options").listen_fd_name.is_none());
+            assert!(for_reader(options).expect("options").listen_fd_name.is_none());
             udsipc_reader_options_free(options);
 
-            let made = for_reader(ptr::null(), &Gone::default()).expect("options");
+            let made = for_reader(ptr::null()).expect("options");
             assert_eq!(made.inactivity_timeout, Duration::from_secs(10));
             let none = ptr::null_mut();
             assert_eq!(udsipc_reader_options_allow_uid(none, 0), udsipc_status::UDSIPC_ERR_NULL_POINTER);

@@ -5,15 +5,15 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::callback::{self, UserData, udsipc_batch_callback, udsipc_message_callback};
+use super::callback::{self, UserData, udsipc_batch_callback, udsipc_connection, udsipc_message_callback};
 use super::guard::{self, Failure, guard, guard_or};
-use super::handle::{self, Gone, Handle, Shared, required};
+use super::handle::{self, Handle, Shared, required};
 use super::options::{self, duration, udsipc_reader_options};
 use super::status::udsipc_status;
 use crate::error;
 use crate::metrics::ReaderMetrics;
 use crate::options::ReaderOptions;
-use crate::reader::{Connection, Reader};
+use crate::reader::Reader;
 
 /// The receiving end: a socket, its connections, and the threads that call back. Opaque.
 pub struct udsipc_reader(Arc<Shared<Reader>>);
@@ -23,10 +23,10 @@ impl Handle for udsipc_reader {
     fn shared(&self) -> &Arc<Shared<Reader>> {
         &self.0
     }
+    fn abandon(core: &Reader) {
+        core.abandon();
+    }
 }
-
-/// Who sent a message. Opaque, and valid only during the callback that it was given to.
-pub struct udsipc_connection<'call>(pub(super) &'call Connection<'call>);
 
 /// What a reader has done so far.
 #[repr(C)]
@@ -95,8 +95,8 @@ pub unsafe extern "C" fn udsipc_reader_new(
         let userdata = UserData::new(userdata);
         // SAFETY: the pointers are as `create` wants them, by the caller's promise.
         unsafe {
-            create(socket_path, options, out, |path, options, gone| {
-                Reader::new(path, callback::message_handler(function, userdata, gone), options)
+            create(socket_path, options, out, |path, options| {
+                Reader::new(path, callback::message_handler(function, userdata), options)
             })
         }
     })
@@ -124,8 +124,8 @@ pub unsafe extern "C" fn udsipc_reader_new_batched(
         let userdata = UserData::new(userdata);
         // SAFETY: the pointers are as `create` wants them, by the caller's promise.
         unsafe {
-            create(socket_path, options, out, |path, options, gone| {
-                Reader::new_batched(path, callback::batch_handler(function, userdata, gone), options)
+            create(socket_path, options, out, |path, options| {
+                Reader::new_batched(path, callback::batch_handler(function, userdata), options)
             })
         }
     })
@@ -137,16 +137,15 @@ unsafe fn create(
     socket_path: *const c_char,
     options: *const udsipc_reader_options,
     out: *mut *mut udsipc_reader,
-    make: impl FnOnce(&Path, ReaderOptions, Gone) -> error::Result<Reader>,
+    make: impl FnOnce(&Path, ReaderOptions) -> error::Result<Reader>,
 ) -> Result<(), Failure> {
     guard::keep_panics_quiet();
     let out = required(out, "out")?;
-    let gone = Gone::default();
     // SAFETY: as promised by the caller.
-    let (path, options) = unsafe { (handle::path(&socket_path, "socket_path")?, options::for_reader(options, &gone)?) };
-    let reader = make(path, options, gone.clone())?;
+    let (path, options) = unsafe { (handle::path(&socket_path, "socket_path")?, options::for_reader(options)?) };
+    let reader = make(path, options)?;
     let path = handle::c_path(reader.socket_path());
-    let reader = handle::into_raw(udsipc_reader(Shared::new(reader, path, gone)));
+    let reader = handle::into_raw(udsipc_reader(Shared::new(reader, path)));
     // SAFETY: not NULL; writable by the caller's promise.
     unsafe { out.write(reader) };
     Ok(())

@@ -1,9 +1,7 @@
 //! The numbers that C programs see, and their texts.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::CStr;
 
-use super::guard::{guard_or, last_failure_text};
-use super::handle;
 use crate::error::Error;
 
 /// What a call returns: 0 is success, everything else says why not. Numbers are never reused or changed, and new ones
@@ -134,49 +132,16 @@ impl From<&Error> for udsipc_status {
     }
 }
 
-fn text(status: i32) -> &'static CStr {
+/// What `udsipc_strerror` says of a number.
+pub(super) fn text(status: i32) -> &'static CStr {
     let known = TEXTS.iter().find(|(number, _)| *number as i32 == status);
     known.map_or(c"unknown status", |(_, text)| *text)
 }
 
-/// A short text for a status.
-///
-/// Parameters:
-///   status  any number, also one that is no status
-/// Returns: a text in English without a line break, never NULL; "unknown status" for a number that has none.
-/// Ownership: static text, valid for ever; do not free it.
-/// Threads: any. Blocking: never.
-#[unsafe(no_mangle)]
-pub extern "C" fn udsipc_strerror(status: i32) -> *const c_char {
-    guard_or(c"unknown status".as_ptr(), || Ok(text(status).as_ptr()))
-}
-
-/// The whole text of the calling thread's last failure: which path, which limit, what the system said. Inside an error
-/// callback it is the text of the error that the callback is about. A call that succeeds leaves it as it is.
-///
-/// Parameters:
-///   buffer    where the text is stored, cut to fit and always NUL-terminated, as with snprintf; NULL to ask for the
-///             length only
-///   capacity  size of the buffer in bytes; 0 stores nothing
-/// Returns: the length of the whole text in bytes without the NUL; 0 if nothing has failed on this thread. The text was
-/// cut if that is not less than capacity.
-/// Ownership: the buffer is the caller's.
-/// Threads: any; each has its own text. Blocking: never.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn udsipc_last_error_message(buffer: *mut c_char, capacity: usize) -> usize {
-    guard_or(0, || {
-        let text = last_failure_text();
-        // SAFETY: the caller promises `capacity` writable bytes unless `buffer` is NULL.
-        Ok(unsafe { handle::print(text.as_bytes(), buffer, capacity) })
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::guard::{Failure, guard};
     use super::*;
     use std::collections::BTreeSet;
-    use std::ptr;
 
     #[test]
     fn every_status_has_one_number_and_a_text_of_its_own() {
@@ -188,31 +153,12 @@ mod tests {
     }
 
     #[test]
-    fn strerror_answers_every_number() {
+    fn every_number_has_a_text() {
         for status in [-1, 11, 19, 29, 47, 89, 91, i32::MIN, i32::MAX] {
-            // SAFETY: the answer is a static C string.
-            assert_eq!(unsafe { CStr::from_ptr(udsipc_strerror(status)) }, c"unknown status", "{status}");
+            assert_eq!(text(status), c"unknown status", "{status}");
         }
-        for (status, text) in TEXTS {
-            // SAFETY: as above.
-            assert_eq!(unsafe { CStr::from_ptr(udsipc_strerror(*status as i32)) }, *text);
-        }
-    }
-
-    #[test]
-    fn the_last_message_is_measured_cut_and_terminated() {
-        // SAFETY: NULL, or a buffer with its own length.
-        unsafe {
-            assert_eq!(udsipc_last_error_message(ptr::null_mut(), 0), 0);
-            let mut buffer = [b'#'; 16];
-            assert_eq!(udsipc_last_error_message(buffer.as_mut_ptr().cast(), buffer.len()), 0);
-            assert_eq!(&buffer[..2], b"\0#");
-
-            assert_eq!(guard(|| Err(Failure::NullPointer("writer"))), UDSIPC_ERR_NULL_POINTER);
-            let whole = "the argument writer is NULL".len();
-            assert_eq!(udsipc_last_error_message(ptr::null_mut(), 0), whole);
-            assert_eq!(udsipc_last_error_message(buffer.as_mut_ptr().cast(), 13), whole);
-            assert_eq!(&buffer[..14], b"the argument\0#");
+        for (status, known) in TEXTS {
+            assert_eq!(text(*status as i32), *known);
         }
     }
 }

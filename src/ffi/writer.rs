@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::callback::udsipc_buffer;
 use super::guard::{self, Failure, guard, guard_or};
-use super::handle::{self, Gone, Handle, Shared, required};
+use super::handle::{self, Handle, Shared, required};
 use super::options::{self, duration, udsipc_writer_options};
 use super::status::udsipc_status;
 use crate::metrics::WriterMetrics;
@@ -19,6 +19,9 @@ impl Handle for udsipc_writer {
     type Core = Writer;
     fn shared(&self) -> &Arc<Shared<Writer>> {
         &self.0
+    }
+    fn abandon(core: &Writer) {
+        core.abandon();
     }
 }
 
@@ -86,13 +89,11 @@ pub unsafe extern "C" fn udsipc_writer_new(
     guard(|| {
         guard::keep_panics_quiet();
         let out = required(out, "out")?;
-        let gone = Gone::default();
         // SAFETY: the caller passes NULL or a NUL-terminated string, and NULL or live options.
-        let (path, options) =
-            unsafe { (handle::path(&socket_path, "socket_path")?, options::for_writer(options, &gone)?) };
+        let (path, options) = unsafe { (handle::path(&socket_path, "socket_path")?, options::for_writer(options)?) };
         let writer = Writer::new(path, options)?;
         let path = handle::c_path(writer.socket_path());
-        let writer = handle::into_raw(udsipc_writer(Shared::new(writer, path, gone)));
+        let writer = handle::into_raw(udsipc_writer(Shared::new(writer, path)));
         // SAFETY: not NULL; writable by the caller's promise.
         unsafe { out.write(writer) };
         Ok(())

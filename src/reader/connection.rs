@@ -189,10 +189,13 @@ impl Slot {
                 break Turn::More;
             }
         };
-        if matches!(turn, Turn::More) {
-            intake.suspend();
+        match turn {
+            Turn::More => match intake.suspend() {
+                Ok(()) => Turn::More,
+                Err(error) => Turn::Failed(Error::from_os("memory for a cut frame", error), intake.context()),
+            },
+            end => end,
         }
-        turn
     }
 
     /// The stream is over. A cut frame is the writer's failure, or will be sent again if it was we who ended it.
@@ -243,15 +246,15 @@ impl<'a> Intake<'a> {
     }
 
     /// Leaves a cut frame with the connection. An idle one holds no memory.
-    fn suspend(&mut self) {
-        if self.state.need <= LARGEST_IN_PLACE {
+    fn suspend(&mut self) -> io::Result<()> {
+        if self.in_place() {
             let rest = &self.buffer[self.start..self.fill];
             if rest.is_empty() {
                 self.state.cut = Vec::new();
-            } else {
-                self.state.cut.extend_from_slice(rest);
             }
+            keep(&mut self.state.cut, rest)?;
         }
+        Ok(())
     }
 
     fn in_place(&self) -> bool {
@@ -324,19 +327,31 @@ impl<'a> Intake<'a> {
         self.state.need = need;
         if need > LARGEST_IN_PLACE {
             // From here on it grows by itself, in its own memory.
-            self.state.cut = self.buffer[self.start..self.fill].to_vec();
+            let arrived = &self.buffer[self.start..self.fill];
+            let failed = |error| Turn::Failed(Error::from_os("memory for a large frame", error), Context::Payload);
+            keep(&mut self.state.cut, arrived).map_err(failed)?;
             self.start = self.fill;
         }
         Ok(())
     }
 }
 
+/// Copies to the end of `to`, unless there is no memory.
+fn keep(to: &mut Vec<u8>, bytes: &[u8]) -> io::Result<()> {
+    to.try_reserve_exact(bytes.len()).map_err(out_of_memory)?;
+    to.extend_from_slice(bytes);
+    Ok(())
+}
+
+fn out_of_memory<E>(_: E) -> io::Error {
+    io::ErrorKind::OutOfMemory.into()
+}
+
 /// Makes room for more of a frame of `need` bytes: by what arrives, never by what was announced.
 fn grow(frame: &mut Vec<u8>, need: usize) -> io::Result<()> {
     if frame.len() == frame.capacity() {
         let target = need.min((frame.len() * 2).max(FIRST_PIECE));
-        let refused = |_| io::Error::from(io::ErrorKind::OutOfMemory);
-        frame.try_reserve_exact(target - frame.len()).map_err(refused)?;
+        frame.try_reserve_exact(target - frame.len()).map_err(out_of_memory)?;
     }
     Ok(())
 }

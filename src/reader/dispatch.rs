@@ -305,9 +305,23 @@ impl Shared {
             Err(error) => Some(Turn::Failed(error, Context::Payload)),
         };
         match turn {
-            Some(Turn::More) => drop(self.poller.modify(slot.fd.as_fd(), slot.id, Interest::READABLE_ONCE)),
+            Some(Turn::More) => self.await_more(&slot),
             Some(end) => self.close(&slot, end),
             None => {}
+        }
+    }
+
+    fn await_more(&self, slot: &Slot) {
+        let _ = self.poller.modify(slot.fd.as_fd(), slot.id, Interest::READABLE_ONCE);
+        // Either the sweep of `force` has found it unserved, or we see that sweep.
+        if self.forced.load(Ordering::SeqCst) {
+            self.close_unserved(slot);
+        }
+    }
+
+    fn close_unserved(&self, slot: &Slot) {
+        if let Some(unread) = slot.close_unserved() {
+            self.close(slot, Turn::Cut(unread));
         }
     }
 
@@ -497,9 +511,7 @@ impl Shared {
         self.draining.store(true, Ordering::SeqCst);
         self.forced.store(true, Ordering::SeqCst);
         for slot in self.table.all() {
-            if let Some(unread) = slot.close_unserved() {
-                self.close(&slot, Turn::Cut(unread));
-            }
+            self.close_unserved(&slot);
         }
         self.poller.wake();
     }
@@ -515,7 +527,7 @@ impl Shared {
         }
     }
 
-    /// The handle is dropped inside one of its own callbacks: waiting would be waiting for ourselves.
+    /// Ends without waiting for anything, and calls nobody any more.
     pub(crate) fn abandon(&self) {
         self.muted.store(true, Ordering::SeqCst);
         self.lifecycle.stop(Duration::ZERO);
@@ -527,6 +539,9 @@ impl Shared {
 
     /// In a forked child: closes the descriptors, and leaves everything else as it is.
     pub(crate) fn leave_to_parent(self: &Arc<Self>) {
+        if self.muted.swap(true, Ordering::SeqCst) {
+            return; // done already
+        }
         for fd in self.poller.raw_fds() {
             sys::close_inherited(fd);
         }

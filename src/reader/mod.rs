@@ -164,6 +164,16 @@ impl Reader {
         if self.shared.is_ours() { Ok(()) } else { Err(Error::Forked) }
     }
 
+    /// Ends without waiting, and calls nobody any more: for a handle that is given up inside one of its own callbacks, where
+    /// waiting would be waiting for ourselves, or in a forked child.
+    pub(crate) fn abandon(&self) {
+        if self.shared.is_ours() {
+            self.shared.abandon();
+        } else {
+            self.shared.leave_to_parent();
+        }
+    }
+
     fn lifecycle(&self) -> &Lifecycle {
         self.shared.lifecycle()
     }
@@ -171,13 +181,10 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        if !self.shared.is_ours() {
-            self.shared.leave_to_parent();
-        } else if self.lifecycle().in_callback() {
-            self.shared.abandon();
-        } else {
-            let _ = self.shared.stop(Duration::ZERO);
+        if self.check_fork().is_err() || self.lifecycle().in_callback() {
+            return self.abandon();
         }
+        let _ = self.shared.stop(Duration::ZERO);
     }
 }
 

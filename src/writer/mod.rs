@@ -125,7 +125,7 @@ impl Writer {
     pub fn write(&self, message: &[u8]) -> Result<()> {
         let shared = &*self.shared;
         if self.admit(message)? && shared.queue.push(message)? {
-            shared.poller.wake();
+            shared.rouse();
         }
         Ok(())
     }
@@ -144,7 +144,7 @@ impl Writer {
         loop {
             if let Some(wake) = shared.queue.offer(message)? {
                 if wake {
-                    shared.poller.wake();
+                    shared.rouse();
                 }
                 return Ok(());
             }
@@ -177,7 +177,7 @@ impl Writer {
         let shared = &*self.shared;
         self.check_fork().map_err(|error| WriteManyError { accepted: 0, error })?;
         let checked = messages.map(|message| message.and_then(|message| shared.check_size(message)));
-        match shared.queue.push_many(checked, || shared.poller.wake()) {
+        match shared.queue.push_many(checked, || shared.rouse()) {
             (accepted, None) => Ok(accepted),
             (accepted, Some(error)) => Err(WriteManyError { accepted, error }),
         }
@@ -279,6 +279,21 @@ impl Writer {
         if self.shared.fork.is_current() { Ok(()) } else { Err(Error::Forked) }
     }
 
+    /// Ends without waiting, and tells nobody any more: for a handle that is given up inside one of its own callbacks, where
+    /// waiting would be waiting for ourselves, or in a forked child.
+    pub(crate) fn abandon(&self) {
+        let shared = &self.shared;
+        if !shared.fork.is_current() {
+            return shared.leave_to_parent();
+        }
+        shared.muted.store(true, Ordering::Relaxed);
+        shared.queue.close();
+        match shared.lifecycle.stop(Duration::ZERO) {
+            Stop::Lead(Driver::Host | Driver::Nobody) => shared.give_up_undriven(),
+            Stop::Lead(Driver::Threads) | Stop::Follow(_) | Stop::Over(_) => shared.poller.wake(),
+        }
+    }
+
     /// Whether there is anything to queue: an empty message is accepted and goes no further.
     fn admit(&self, message: &[u8]) -> Result<bool> {
         self.check_fork()?;
@@ -299,6 +314,14 @@ impl Shared {
             poller: &self.poller,
             counters: &self.counters,
             socket: &self.socket,
+        }
+    }
+
+    /// The sender slept, and now there is a message.
+    fn rouse(&self) {
+        let sent = self.sender.try_lock().is_some_and(|mut sender| sender.send_at_once(Instant::now(), self.world()));
+        if !sent {
+            self.poller.wake();
         }
     }
 
@@ -393,7 +416,7 @@ impl Shared {
         self.queue.close();
         match self.lifecycle.stop(timeout) {
             Stop::Over(ending) => return Stop::over(ending),
-            Stop::Lead(Driver::Nobody) => self.give_up_unstarted(),
+            Stop::Lead(Driver::Nobody) => self.give_up_undriven(),
             Stop::Lead(Driver::Threads) | Stop::Follow(_) => self.poller.wake(),
             Stop::Lead(Driver::Host) => {
                 if self.advance(false) {
@@ -409,8 +432,8 @@ impl Shared {
         result
     }
 
-    /// A writer that never ran has nobody to send to.
-    fn give_up_unstarted(&self) {
+    /// The end of a writer that nobody moves on, or will.
+    fn give_up_undriven(&self) {
         let (ending, reports) = {
             let mut sender = self.sender.lock();
             (sender.give_up(self.world()), sender.take_reports())
@@ -422,19 +445,10 @@ impl Shared {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        let shared = &self.shared;
-        if !shared.fork.is_current() {
-            return shared.leave_to_parent();
+        if self.check_fork().is_err() || self.shared.lifecycle.in_callback() {
+            return self.abandon();
         }
-        if shared.lifecycle.in_callback() {
-            // Waiting for the thread would be waiting for ourselves. It ends by itself, and tells nobody.
-            shared.muted.store(true, Ordering::Relaxed);
-            shared.queue.close();
-            shared.lifecycle.stop(Duration::ZERO);
-            shared.poller.wake();
-            return;
-        }
-        let _ = shared.stop(Duration::ZERO);
+        let _ = self.shared.stop(Duration::ZERO);
     }
 }
 
@@ -442,6 +456,9 @@ impl Shared {
     /// In a forked child: closes the descriptors, and leaves everything else as it is. The parent's threads do not exist
     /// here, and a lock that one of them held stays locked for ever.
     fn leave_to_parent(self: &Arc<Self>) {
+        if self.muted.swap(true, Ordering::Relaxed) {
+            return; // done already
+        }
         for fd in self.poller.raw_fds() {
             crate::sys::close_inherited(fd);
         }

@@ -41,6 +41,8 @@ const BACKLOG_LONGEST: Duration = Duration::from_millis(20);
 /// How soon a reader that has ended the connection, but not yet read to its end, is looked at again.
 const ENDING_STEP: Duration = Duration::from_micros(200);
 const ENDING_LONGEST: Duration = Duration::from_millis(10);
+/// Messages closer than this are worth batching; a lone one is sent from its caller's thread.
+const LONE_GAP: Duration = Duration::from_micros(20);
 /// Memory of a burst is given back after this.
 const TRIM_AFTER: Duration = Duration::from_secs(5);
 const SPARES_AT_REST: usize = 1;
@@ -154,6 +156,8 @@ pub(crate) struct Sender {
     reports: Vec<Report>,
     random: u64,
     trim_at: Option<Instant>,
+    /// When a message last found the sender asleep.
+    lone_at: Instant,
 }
 
 impl Sender {
@@ -168,6 +172,7 @@ impl Sender {
             reports: Vec::new(),
             random: seed | 1,
             trim_at: None,
+            lone_at: now,
         }
     }
 
@@ -485,6 +490,29 @@ impl Sender {
             }
             _ => {}
         }
+    }
+
+    /// A message has just been queued while the sender slept: sends it from the caller's own thread, without a hop, unless
+    /// messages come so close on each other that batching them is better. False: the sender must be woken.
+    pub(crate) fn send_at_once(&mut self, now: Instant, world: World<'_>) -> bool {
+        let lone = now.saturating_duration_since(self.lone_at) >= LONE_GAP;
+        self.lone_at = now;
+        let Link::Up(connection) = &mut self.link else { return false };
+        if !lone || connection.stalled.is_some() || !self.front.is_empty() {
+            return false;
+        }
+        connection.look_whether_all_is_read();
+        let Some(batch) = world.queue.take() else { return false };
+        self.front.load(batch);
+        // What the kernel does not take, and what it says of a broken connection, the sender will be told again.
+        if let Ok(bytes) = socket::send(connection.fd.as_fd(), self.front.rest()) {
+            let messages = self.front.advance(bytes, world.queue);
+            connection.window.sent(bytes, messages);
+            if messages > 0 {
+                (self.attempts, self.failures) = (0, 0);
+            }
+        }
+        self.front.is_empty() && world.queue.sleep()
     }
 
     /// How many messages have come to their end: read by the reader's process, lost with it, or abandoned.
