@@ -4,7 +4,9 @@
 //! - `connection`: one connection: read, decode, hand out, end without loss
 //! - `lane`: the buffer and the counters that a serving thread works with
 //! - `table`: the open connections and their silence
-//! - `dispatch`: one epoll set, the threads that serve it, and the stop
+//! - `shared`: the state of all that, and what can be read off it
+//! - `accept`, `dispatch`, `pool`, `stop`: what happens with it: connections come, events are served, by threads or the
+//!   host, and everything ends
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -18,13 +20,17 @@ use crate::metrics::ReaderMetrics;
 use crate::options::ReaderOptions;
 use crate::sys::socket;
 
+mod accept;
 mod connection;
 mod dispatch;
 mod lane;
 mod listener;
+mod pool;
+mod shared;
+mod stop;
 mod table;
 
-use dispatch::Shared;
+use shared::Shared;
 
 /// Accepts many writers at a path and hands each message to a callback.
 ///
