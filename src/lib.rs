@@ -63,3 +63,8 @@ pub use options::{ReaderOptions, WriterOptions};
 pub use path::{cleanup_socket, ensure_socket_dir, max_socket_path_length, resolve_socket_path};
 pub use reader::{Connection, Credentials, HandlerFailed, Reader};
 pub use writer::{WriteManyError, Writer};
+
+/// The Rust program of the README is compiled and run as it stands there.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,136 @@
+# The commands of this project. `make` builds, `make test` proves, `make demo` shows, `make install` installs.
+#
+# Variables of install and uninstall: DESTDIR PREFIX LIBDIR INCLUDEDIR PKGCONFIGDIR. Debian's own directory for
+# libraries is LIBDIR=/usr/lib/$(gcc -print-multiarch).
+# Variables of demo: FILE (what to ship), LOOPS (how often; by default often enough for 500 000 messages).
+
+PREFIX       ?= /usr/local
+LIBDIR       ?= $(PREFIX)/lib
+INCLUDEDIR   ?= $(PREFIX)/include
+PKGCONFIGDIR ?= $(LIBDIR)/pkgconfig
+
+CARGO    ?= cargo
+CC       ?= cc
+PYTHON   ?= python3
+INSTALL  ?= install
+STRIP    ?= strip
+LDCONFIG ?= ldconfig
+CFLAGS   ?= -O2
+C_STRICT := -std=c11 -Wall -Wextra -Wpedantic -Werror
+
+FILE  ?= include/udsipc.h
+LOOPS ?= 0
+
+# The only place that knows the version is Cargo.toml.
+VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
+MAJOR   := $(firstword $(subst ., ,$(VERSION)))
+SONAME  := libudsipc.so.$(MAJOR)
+SO_FILE := libudsipc.so.$(VERSION)
+
+# Where cargo leaves what it builds; a directory of one's own is given as OUT.
+OUT = $(or $(CARGO_TARGET_DIR),target)/$(if $(CARGO_BUILD_TARGET),$(CARGO_BUILD_TARGET)/)release
+override OUT := $(abspath $(OUT))
+
+EXAMPLES := $(patsubst examples-c/%.c,$(OUT)/examples-c/%,$(wildcard examples-c/*.c))
+LIBRARIES := $(OUT)/libudsipc.so $(OUT)/libudsipc.a
+
+.PHONY: all examples demo test install uninstall clean
+.DELETE_ON_ERROR:
+
+# $(call need,COMMAND:PACKAGE ...) makes sure that the commands exist: installs what is missing if it can, or says how.
+define need
+@missing=; \
+for pair in $(1); do command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair#*:}"; done; \
+if [ -z "$$missing" ]; then exit 0; fi; \
+if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
+else \
+	echo "missing:$$missing. On Debian and Ubuntu: sudo apt-get install$$missing" >&2; exit 1; \
+fi
+endef
+
+# Distributions often carry an older Rust than `rust-version` in Cargo.toml, so apt-get is no help here.
+define need_cargo
+@command -v $(firstword $(CARGO)) >/dev/null || { \
+	echo "missing: cargo (Rust $(RUST_VERSION) or newer). Install it: curl -sSf https://sh.rustup.rs | sh" >&2; exit 1; }
+endef
+RUST_VERSION := $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
+
+all:
+	$(need_cargo)
+	$(call need,$(firstword $(CC)):gcc)
+	$(CARGO) build --release --locked $(CARGOFLAGS)
+	@# A program that was linked by soname then runs with LD_LIBRARY_PATH=target/release.
+	@ln -sf libudsipc.so $(OUT)/$(SONAME)
+
+examples: all $(EXAMPLES)
+
+$(OUT)/examples-c/%: examples-c/%.c include/udsipc.h | all
+	@mkdir -p $(@D)
+	$(CC) $(C_STRICT) $(CPPFLAGS) $(CFLAGS) -Iinclude -o $@ $< $(LDFLAGS) -L$(OUT) -Wl,-rpath,$(OUT) -ludsipc
+
+demo: examples
+	$(call need,$(PYTHON):python3)
+	@$(PYTHON) -B examples-c/demo/demo.py --bin $(OUT)/examples-c --library $(OUT)/libudsipc.so --loops $(LOOPS) $(FILE)
+
+# Formatting and lints are checked where the toolchain has the tools. The committed header must be the one that the
+# sources give: build.rs writes it anew if it is not, so its checksum must survive the build.
+test: SHELL := /bin/bash
+test: .SHELLFLAGS := -eu -o pipefail -c
+test:
+	$(need_cargo)
+	$(call need,$(firstword $(CC)):gcc c++:g++ $(PYTHON):python3 pkg-config:pkg-config valgrind:valgrind nm:binutils)
+	@mkdir -p $(OUT) && cksum include/udsipc.h >$(OUT)/header.cksum
+	@if $(CARGO) fmt --version >/dev/null 2>&1; then set -x; $(CARGO) fmt --check; \
+	else echo "skipped: this toolchain has no rustfmt"; fi
+	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
+		set -x; $(CARGO) clippy --locked --all-targets $(CARGOFLAGS) -- -D warnings; \
+	else echo "skipped: this toolchain has no clippy"; fi
+	@$(MAKE) --no-print-directory all
+	@cksum include/udsipc.h | cmp -s - $(OUT)/header.cksum || { \
+		echo "include/udsipc.h was not what the sources give; it has been written anew: commit it" >&2; exit 1; }
+	@status=0; \
+	$(CARGO) test --release --locked $(CARGOFLAGS) 2>&1 | tee $(OUT)/test.log || status=$$?; \
+	awk '{ gsub(/\033\[[0-9;]*m/, "") } \
+		/^test result:/ { passed += $$4; failed += $$6; ignored += $$8 } \
+		END { printf "%d passed, %d failed", passed, failed; \
+		      if (ignored) printf ", %d ignored", ignored; \
+		      print ""; exit passed == 0 }' $(OUT)/test.log || status=1; \
+	exit $$status
+
+# What `make all` has built is installed as it is, so that `sudo make install` needs no cargo.
+$(LIBRARIES):
+	@$(MAKE) --no-print-directory all
+
+install: $(LIBRARIES)
+	$(call need,$(INSTALL):coreutils $(firstword $(STRIP)):binutils)
+	umask 022 && $(INSTALL) -d "$(DESTDIR)$(LIBDIR)" "$(DESTDIR)$(INCLUDEDIR)" "$(DESTDIR)$(PKGCONFIGDIR)"
+	@# By way of rename(2): a program that starts meanwhile finds the old library or the new one, never half of one.
+	$(INSTALL) -m 0755 $(OUT)/libudsipc.so "$(DESTDIR)$(LIBDIR)/$(SO_FILE).new"
+	$(STRIP) --strip-unneeded "$(DESTDIR)$(LIBDIR)/$(SO_FILE).new"
+	mv -f "$(DESTDIR)$(LIBDIR)/$(SO_FILE).new" "$(DESTDIR)$(LIBDIR)/$(SO_FILE)"
+	ln -sf $(SO_FILE) "$(DESTDIR)$(LIBDIR)/$(SONAME)"
+	ln -sf $(SONAME) "$(DESTDIR)$(LIBDIR)/libudsipc.so"
+	$(INSTALL) -m 0644 $(OUT)/libudsipc.a "$(DESTDIR)$(LIBDIR)/libudsipc.a"
+	$(STRIP) --strip-debug "$(DESTDIR)$(LIBDIR)/libudsipc.a"
+	$(INSTALL) -m 0644 include/udsipc.h include/udsipc.hpp "$(DESTDIR)$(INCLUDEDIR)"
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' \
+		-e 's|@LIBDIR@|$(LIBDIR:$(PREFIX)/%=$${prefix}/%)|' \
+		-e 's|@INCLUDEDIR@|$(INCLUDEDIR:$(PREFIX)/%=$${prefix}/%)|' \
+		udsipc.pc.in >"$(DESTDIR)$(PKGCONFIGDIR)/udsipc.pc"
+	chmod 0644 "$(DESTDIR)$(PKGCONFIGDIR)/udsipc.pc"
+	$(refresh_linker_cache)
+
+uninstall:
+	rm -f "$(DESTDIR)$(LIBDIR)/$(SO_FILE)" "$(DESTDIR)$(LIBDIR)/$(SONAME)" "$(DESTDIR)$(LIBDIR)/libudsipc.so" \
+		"$(DESTDIR)$(LIBDIR)/libudsipc.a" "$(DESTDIR)$(PKGCONFIGDIR)/udsipc.pc" \
+		"$(DESTDIR)$(INCLUDEDIR)/udsipc.h" "$(DESTDIR)$(INCLUDEDIR)/udsipc.hpp"
+	$(refresh_linker_cache)
+
+# Only for the running system: a package's own scripts do it when DESTDIR is set, and only root may.
+define refresh_linker_cache
+@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then PATH="$$PATH:/usr/sbin:/sbin" $(LDCONFIG); fi
+endef
+
+clean:
+	$(CARGO) clean

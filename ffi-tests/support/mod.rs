@@ -1,0 +1,201 @@
+//! What the harnesses share: the library that was just built, a compiler, a watchdog, scratch folders.
+
+// Each harness is a crate of its own and uses its own part of this file.
+#![allow(dead_code)]
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// How long a test program may take. Generous: it is there to turn a hang into a failure, not to measure.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+
+/// A file of the project, from its path below the root.
+pub(crate) fn project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// `<target>/<profile>`: a test binary is `<target>/<profile>/deps/NAME-HASH`.
+pub(crate) fn profile_dir() -> PathBuf {
+    let exe = std::env::current_exe().expect("the path of this test binary");
+    let profile = exe.parent().and_then(Path::parent).expect("the test binary lies in <target>/<profile>/deps");
+    profile.to_path_buf()
+}
+
+/// The shared object that cargo built together with this test.
+pub(crate) fn library() -> PathBuf {
+    let library = profile_dir().join("libudsipc.so");
+    assert!(library.is_file(), "{} is missing: has crate-type lost `cdylib`?", library.display());
+    library
+}
+
+/// The static library that cargo built together with this test.
+pub(crate) fn static_library() -> PathBuf {
+    let library = profile_dir().join("libudsipc.a");
+    assert!(library.is_file(), "{} is missing: has crate-type lost `staticlib`?", library.display());
+    library
+}
+
+/// Where compiled test programs go: below the build folder, so that `cargo clean` removes them.
+pub(crate) fn build_dir() -> PathBuf {
+    let dir = profile_dir().join("ffi-tests");
+    fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("create {}: {e}", dir.display()));
+    dir
+}
+
+/// A folder that holds the library under the names that the linker and the loader look for.
+pub(crate) fn link_dir() -> PathBuf {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    DIR.get_or_init(|| {
+        let dir = build_dir().join("lib");
+        fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("create {}: {e}", dir.display()));
+        for name in ["libudsipc.so", "libudsipc.so.0"] {
+            let link = dir.join(name);
+            match std::os::unix::fs::symlink(library(), &link) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => panic!("link {}: {e}", link.display()),
+            }
+        }
+        dir
+    })
+    .clone()
+}
+
+/// A folder that is removed when the value is dropped. Its path is short: a socket path has 107 bytes.
+pub(crate) fn tempdir() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("udsipc-").tempdir().expect("a temporary folder")
+}
+
+/// A Python 3 interpreter, if there is one.
+pub(crate) fn python3() -> Option<PathBuf> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    FOUND
+        .get_or_init(|| {
+            let asked = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().ok()?;
+            let path = String::from_utf8(asked.stdout).ok()?;
+            asked.status.success().then(|| PathBuf::from(path.trim()))
+        })
+        .clone()
+}
+
+/// The sanitizers that `UDSIPC_SANITIZE` asks for, such as `address,undefined`; empty for none.
+fn sanitizers() -> String {
+    std::env::var("UDSIPC_SANITIZE").unwrap_or_default()
+}
+
+/// Compiles a C or C++ program against the header and the shared object, with every warning an error.
+pub(crate) fn compile(source: &Path, standard: &str) -> PathBuf {
+    let (variable, default) = if is_cpp(source) { ("CXX", "c++") } else { ("CC", "cc") };
+    let compiler = std::env::var(variable).unwrap_or_else(|_| default.to_owned());
+    let folder = source.parent().and_then(Path::file_name).expect("a source lies in a folder");
+    let stem = source.file_stem().expect("a source has a name");
+    let bin = build_dir().join(folder);
+    fs::create_dir_all(&bin).unwrap_or_else(|e| panic!("create {}: {e}", bin.display()));
+    let program = bin.join(stem);
+    // Under a name of its own first: another harness may be running the program of the last build.
+    let fresh = bin.join(format!("{}.{}", stem.display(), std::process::id()));
+
+    let mut command = Command::new(&compiler);
+    command.args(["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-O1", "-pthread"]);
+    command.arg(format!("-std={standard}"));
+    if !is_cpp(source) {
+        command.arg("-Wstrict-prototypes");
+    }
+    let sanitizers = sanitizers();
+    if !sanitizers.is_empty() {
+        command.arg(format!("-fsanitize={sanitizers}")).args(["-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]);
+    }
+    command.arg("-I").arg(project("include")).arg(source).arg("-o").arg(&fresh);
+    command.arg("-L").arg(link_dir()).arg("-ludsipc").arg(format!("-Wl,-rpath,{}", link_dir().display()));
+    let built = command.output().unwrap_or_else(|e| panic!("run {compiler}: {e}"));
+    assert!(
+        built.status.success(),
+        "{compiler} refuses {}:\n{}",
+        source.display(),
+        String::from_utf8_lossy(&built.stderr)
+    );
+    if sanitizers.contains("address") {
+        assert_sanitized(&fresh);
+    }
+    fs::rename(&fresh, &program).unwrap_or_else(|e| panic!("rename to {}: {e}", program.display()));
+    program
+}
+
+fn is_cpp(source: &Path) -> bool {
+    source.extension().is_some_and(|extension| extension == "cpp")
+}
+
+/// A run that was meant to be sanitized and is not would prove nothing.
+fn assert_sanitized(program: &Path) {
+    let symbols = output(Command::new("nm").arg(program));
+    assert!(symbols.contains("__asan_init"), "{} was built without AddressSanitizer", program.display());
+}
+
+/// Runs a tool that must succeed, and gives back what it printed.
+pub(crate) fn output(command: &mut Command) -> String {
+    let done = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(done.status.success(), "{command:?}: {}\n{}", done.status, String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+/// How a program ended, and what it printed on both streams.
+pub(crate) struct Finished {
+    pub(crate) status: ExitStatus,
+    pub(crate) output: String,
+}
+
+/// Runs a program, ends it by its pid when `patience` is over, and panics with its output unless it succeeds.
+pub(crate) fn run_ok(command: &mut Command, patience: Duration) -> String {
+    let done = run(command, patience);
+    assert!(done.status.success(), "{command:?}: {}\n{}", done.status, done.output);
+    done.output
+}
+
+/// Runs a program and waits for its end. One that is still there after `patience` is killed, and the test fails.
+pub(crate) fn run(command: &mut Command, patience: Duration) -> Finished {
+    // A file, not a pipe: a pipe that nobody empties would stop the program, and a forgotten grandchild keeps one open.
+    let log = tempfile::NamedTempFile::new().expect("a file for the output");
+    let stream = |log: &File| Stdio::from(log.try_clone().expect("a second descriptor for the output"));
+    command.stdin(Stdio::null()).stdout(stream(log.as_file())).stderr(stream(log.as_file()));
+    let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let printed = || String::from_utf8_lossy(&fs::read(log.path()).unwrap_or_default()).into_owned();
+
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(status) = child.try_wait().expect("wait for the program") {
+            return Finished { status, output: printed() };
+        }
+        if Instant::now() >= deadline {
+            let threads = where_threads_wait(child.id());
+            child.kill().expect("kill the program");
+            child.wait().expect("wait for the killed program");
+            panic!("{command:?} hangs: still there after {patience:?}\n{threads}{}", printed());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// One line per thread of a hanging program: its name and the system call that it is in.
+fn where_threads_wait(pid: u32) -> String {
+    let mut text = String::new();
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    for task in tasks.map(|entry| entry.path()) {
+        let read = |name: &str| fs::read_to_string(task.join(name)).unwrap_or_default().trim().to_owned();
+        let _ = writeln!(text, "thread {} waits in {} (syscall {})", read("comm"), read("wchan"), read("syscall"));
+    }
+    text
+}
+
+/// Waits for a condition that another process or thread brings about.
+pub(crate) fn wait_until(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
+    while !condition() {
+        assert!(Instant::now() < deadline, "after {patience:?} still not: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
