@@ -74,7 +74,8 @@ fn the_table_of_options_names_every_option_of_the_header() {
     let readme = fs::read_to_string(project("README.md")).expect("the README");
     let header = fs::read_to_string(project("include/udsipc.h")).expect("the header");
     for setter in header.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
-        let option = setter.strip_prefix("udsipc_writer_options_set_").or(setter.strip_prefix("udsipc_reader_options_set_"));
+        let option =
+            setter.strip_prefix("udsipc_writer_options_set_").or(setter.strip_prefix("udsipc_reader_options_set_"));
         if let Some(option) = option.filter(|option| *option != "error_callback") {
             assert!(readme.contains(&format!("`{option}`")), "the README does not name {option}");
         }

@@ -109,7 +109,8 @@ impl Lifecycle {
     pub(crate) fn start(&self, spawn: impl FnOnce() -> Result<()>) -> Result<Start> {
         let mut state = self.state.lock();
         if state.phase != Phase::Running {
-            return Err(Error::Stopped);
+            drop(state);
+            return Err(self.why_stopped());
         }
         match state.driver {
             Driver::Threads => Ok(Start::Already),
@@ -126,7 +127,10 @@ impl Lifecycle {
     pub(crate) fn dispatch(&self) -> Result<bool> {
         let mut state = self.state.lock();
         match (state.driver, state.phase) {
-            (_, Phase::Stopped) => Err(Error::Stopped),
+            (_, Phase::Stopped) => {
+                drop(state);
+                Err(self.why_stopped())
+            }
             (Driver::Threads, _) => {
                 Err(Error::WrongState { call: "dispatch", reason: "it was started and has threads of its own" })
             }
@@ -173,6 +177,14 @@ impl Lifecycle {
             self.changed.wait(&mut state);
         }
         state.ending.unwrap_or(Ending::Clean).to_result()
+    }
+
+    /// Why a call comes too late.
+    pub(crate) fn why_stopped(&self) -> Error {
+        match self.state.lock().ending {
+            Some(Ending::Panicked) => Error::Panicked,
+            _ => Error::Stopped,
+        }
     }
 
     pub(crate) fn phase(&self) -> Phase {

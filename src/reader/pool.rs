@@ -5,6 +5,7 @@
 //! connection the same warm thread does the work and the other sleeps.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::lifecycle::Start;
+use crate::lifecycle::{Ending, Start};
 use crate::sys::event::{Event, NO_EVENT};
 use crate::sys::thread;
 
@@ -58,7 +59,16 @@ impl Shared {
     }
 
     /// The body of each thread.
-    pub(super) fn run(self: &Arc<Self>) {
+    fn run(self: &Arc<Self>) {
+        if catch_unwind(AssertUnwindSafe(|| self.serve_until_forced())).is_err() {
+            // A bug of ours: nothing more is served, and every stop says so.
+            self.force();
+            self.lifecycle.finish(Ending::Panicked);
+        }
+        self.poller.wake(); // others may wait there as well
+    }
+
+    fn serve_until_forced(self: &Arc<Self>) {
         while !self.forced.load(Ordering::SeqCst) {
             let Some(event) = self.wait_for_one() else {
                 if self.may_leave() {
@@ -73,7 +83,6 @@ impl Shared {
             }
             self.handle(event);
         }
-        self.poller.wake(); // others may wait there as well
     }
 
     pub(super) fn wait_for_one(&self) -> Option<Event> {

@@ -85,7 +85,7 @@ impl Shared {
     }
 
     /// No further callbacks. What nobody serves is closed here; who serves one sees it and closes that.
-    fn force(&self) {
+    pub(super) fn force(&self) {
         self.draining.store(true, Ordering::SeqCst);
         self.forced.store(true, Ordering::SeqCst);
         for slot in self.table.all() {

@@ -124,7 +124,7 @@ impl Writer {
     /// Queues a copy of `message`. Never blocks. An empty message is accepted and not sent.
     pub fn write(&self, message: &[u8]) -> Result<()> {
         let shared = &*self.shared;
-        if self.admit(message)? && shared.queue.push(message)? {
+        if self.admit(message)? && shared.queue.push(message).map_err(|error| shared.explain(error))? {
             shared.rouse();
         }
         Ok(())
@@ -142,7 +142,7 @@ impl Writer {
         }
         let deadline = Instant::now().checked_add(timeout);
         loop {
-            if let Some(wake) = shared.queue.offer(message)? {
+            if let Some(wake) = shared.queue.offer(message).map_err(|error| shared.explain(error))? {
                 if wake {
                     shared.rouse();
                 }
@@ -179,7 +179,7 @@ impl Writer {
         let checked = messages.map(|message| message.and_then(|message| shared.check_size(message)));
         match shared.queue.push_many(checked, || shared.rouse()) {
             (accepted, None) => Ok(accepted),
-            (accepted, Some(error)) => Err(WriteManyError { accepted, error }),
+            (accepted, Some(error)) => Err(WriteManyError { accepted, error: shared.explain(error) }),
         }
     }
 
@@ -203,7 +203,7 @@ impl Writer {
                 return Ok(());
             }
             if shared.lifecycle.phase() == Phase::Stopped {
-                return Err(Error::Stopped);
+                return Err(shared.lifecycle.why_stopped());
             }
             if is_past(deadline) {
                 return Err(Error::Timeout("the reader has not read everything yet"));
@@ -299,7 +299,7 @@ impl Writer {
         self.check_fork()?;
         let message = self.shared.check_size(message)?;
         if message.is_empty() && self.shared.queue.is_closed() {
-            return Err(Error::Stopped);
+            return Err(self.shared.lifecycle.why_stopped());
         }
         Ok(!message.is_empty())
     }
@@ -315,6 +315,12 @@ impl Shared {
             counters: &self.counters,
             socket: &self.socket,
         }
+    }
+
+    /// The queue knows that it is closed, but not why.
+    #[cold]
+    fn explain(&self, error: Error) -> Error {
+        if matches!(error, Error::Stopped) { self.lifecycle.why_stopped() } else { error }
     }
 
     /// The sender slept, and now there is a message.
