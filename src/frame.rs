@@ -10,11 +10,6 @@ pub(crate) const MAX_PREFIX: usize = 10;
 /// have been in there.
 pub(crate) const READ_BUFFER: usize = 256 << 10;
 
-/// How many bytes the prefix of a payload of this length takes.
-pub(crate) const fn prefix_len(len: usize) -> usize {
-    (usize::BITS - (len | 1).leading_zeros()).div_ceil(7) as usize
-}
-
 /// Writes the shortest prefix to the front of `out` and returns its length.
 pub(crate) fn encode_prefix(len: usize, out: &mut [u8; MAX_PREFIX]) -> usize {
     let mut rest = len as u64;
@@ -132,7 +127,6 @@ mod tests {
             (10 << 20, &[0x80, 0x80, 0x80, 0x05]),
         ] {
             assert_eq!(encode(len), bytes);
-            assert_eq!(prefix_len(len), bytes.len());
             assert_eq!(decode_prefix(bytes), Prefix::Whole { len: len as u64, size: bytes.len() });
         }
     }
@@ -173,7 +167,6 @@ mod tests {
         #[test]
         fn what_is_encoded_is_decoded(len in any::<usize>()) {
             let bytes = encode(len);
-            prop_assert_eq!(bytes.len(), prefix_len(len));
             prop_assert_eq!(decode_prefix(&bytes), Prefix::Whole { len: len as u64, size: bytes.len() });
             for cut in 0..bytes.len() {
                 prop_assert_eq!(decode_prefix(&bytes[..cut]), Prefix::Cut);

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -19,30 +19,32 @@ pub(crate) fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// `<target>/<profile>`: a test binary is `<target>/<profile>/deps/NAME-HASH`.
+/// The folder of this profile in which cargo puts this test binary and the libraries that it built for it:
+/// `<target>/<profile>/deps`. The copies one folder up are those of the last `cargo build`, which may be older.
 pub(crate) fn profile_dir() -> PathBuf {
     let exe = std::env::current_exe().expect("the path of this test binary");
-    let profile = exe.parent().and_then(Path::parent).expect("the test binary lies in <target>/<profile>/deps");
-    profile.to_path_buf()
+    exe.parent().expect("a test binary lies in a folder").to_path_buf()
+}
+
+fn built(name: &str) -> PathBuf {
+    let library = profile_dir().join(name);
+    assert!(library.is_file(), "{} is missing: does [lib] still have its crate-type?", library.display());
+    library
 }
 
 /// The shared object that cargo built together with this test.
 pub(crate) fn library() -> PathBuf {
-    let library = profile_dir().join("libudsipc.so");
-    assert!(library.is_file(), "{} is missing: has crate-type lost `cdylib`?", library.display());
-    library
+    built("libudsipc.so")
 }
 
 /// The static library that cargo built together with this test.
 pub(crate) fn static_library() -> PathBuf {
-    let library = profile_dir().join("libudsipc.a");
-    assert!(library.is_file(), "{} is missing: has crate-type lost `staticlib`?", library.display());
-    library
+    built("libudsipc.a")
 }
 
 /// Where compiled test programs go: below the build folder, so that `cargo clean` removes them.
 pub(crate) fn build_dir() -> PathBuf {
-    let dir = profile_dir().join("ffi-tests");
+    let dir = profile_dir().with_file_name("ffi-tests");
     fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("create {}: {e}", dir.display()));
     dir
 }
@@ -55,11 +57,12 @@ pub(crate) fn link_dir() -> PathBuf {
         fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("create {}: {e}", dir.display()));
         for name in ["libudsipc.so", "libudsipc.so.0"] {
             let link = dir.join(name);
-            match std::os::unix::fs::symlink(library(), &link) {
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => panic!("link {}: {e}", link.display()),
+            if fs::read_link(&link).is_ok_and(|target| target == library()) {
+                continue;
             }
+            let fresh = dir.join(format!("{name}.{}", std::process::id()));
+            symlink(library(), &fresh).unwrap_or_else(|e| panic!("link {}: {e}", fresh.display()));
+            fs::rename(&fresh, &link).unwrap_or_else(|e| panic!("rename to {}: {e}", link.display()));
         }
         dir
     })

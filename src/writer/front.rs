@@ -107,6 +107,7 @@ impl Front {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::writer::queue::Count;
 
     fn front_of(messages: &[&[u8]]) -> (Front, Queue) {
         let queue = Queue::new(100, 0);
@@ -126,10 +127,10 @@ mod tests {
         assert_eq!(front.advance(1, &queue), 1);
         assert!(!front.is_torn());
         assert_eq!(front.advance(4, &queue), 1);
-        assert_eq!(queue.account().sent, 2);
+        assert_eq!(queue.account().sent.messages, 2);
         assert_eq!(front.advance(1, &queue), 1);
         assert!(front.is_empty());
-        assert_eq!((queue.account().sent, queue.account().sent_bytes), (3, 6));
+        assert_eq!(queue.account().sent, Count { messages: 3, bytes: 6 });
     }
 
     #[test]
@@ -150,9 +151,9 @@ mod tests {
         front.rewind();
         front.abandon_first(&queue);
         assert_eq!(front.rest(), b"\x02de");
-        assert_eq!((queue.account().abandoned, queue.account().depth), (1, 1));
+        assert_eq!((queue.account().abandoned.messages, queue.account().depth.messages), (1, 1));
         assert_eq!(front.abandon_rest(&queue), 1);
         assert!(front.is_empty());
-        assert_eq!((queue.account().abandoned, queue.account().depth_bytes), (2, 0));
+        assert_eq!((queue.account().abandoned.messages, queue.account().depth.bytes), (2, 0));
     }
 }

@@ -29,7 +29,7 @@ mod queue;
 mod sender;
 mod window;
 
-use queue::Queue;
+use queue::{Queue, Refusal};
 use sender::{Counters, Next, Report, SOCKET, Sender, Settings, World};
 
 /// How often `flush` looks at first, and at most.
@@ -122,42 +122,50 @@ impl Writer {
     }
 
     /// Queues a copy of `message`. Never blocks. An empty message is accepted and not sent.
+    #[inline]
     pub fn write(&self, message: &[u8]) -> Result<()> {
         let shared = &*self.shared;
-        if self.admit(message)? && shared.queue.push(message).map_err(|error| shared.explain(error))? {
-            shared.rouse();
+        if !shared.is_plain(message) {
+            return shared.judge(message);
         }
-        Ok(())
+        match shared.queue.push(message) {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                shared.rouse();
+                Ok(())
+            }
+            Err(refusal) => Err(shared.explain(refusal)),
+        }
     }
 
     /// As [`Writer::write`], but waits up to `timeout` for room. A time of zero does not wait. While the host drives the
     /// writer, this call does so itself as long as it waits.
     pub fn write_timeout(&self, message: &[u8], timeout: Duration) -> Result<()> {
-        if timeout.is_zero() {
-            return self.write(message);
-        }
         let shared = &*self.shared;
-        if !self.admit(message)? {
-            return Ok(());
+        if timeout.is_zero() || !shared.is_plain(message) || !shared.queue.could_hold(message) {
+            return self.write(message);
         }
         let deadline = Instant::now().checked_add(timeout);
         loop {
-            if let Some(wake) = shared.queue.offer(message).map_err(|error| shared.explain(error))? {
-                if wake {
+            match shared.queue.offer(message) {
+                Ok(false) => return Ok(()),
+                Ok(true) => {
                     shared.rouse();
+                    return Ok(());
                 }
-                return Ok(());
+                Err(Refusal::Full) => {}
+                Err(refusal) => return Err(shared.explain(refusal)),
             }
-            let refusal = match shared.lifecycle.refuse_in_callback("write_message_timeout") {
+            let in_vain = match shared.lifecycle.refuse_in_callback("write_message_timeout") {
                 Ok(()) if is_past(deadline) => Error::Timeout("the queue stayed full"),
                 Ok(()) => {
                     shared.wait_for_room(message.len(), deadline);
                     continue;
                 }
-                Err(refusal) => refusal,
+                Err(deadlock) => deadlock,
             };
             shared.queue.count_dropped();
-            return Err(refusal);
+            return Err(in_vain);
         }
     }
 
@@ -166,20 +174,29 @@ impl Writer {
     where
         I: IntoIterator<Item = &'a [u8]>,
     {
-        self.try_write_messages(messages.into_iter().map(Ok))
-    }
-
-    /// As [`Writer::write_messages`] for messages of which each may turn out to be none: such a one ends the call.
-    pub(crate) fn try_write_messages<'a>(
-        &self,
-        messages: impl Iterator<Item = Result<&'a [u8]>>,
-    ) -> std::result::Result<usize, WriteManyError> {
+        enum Why {
+            Refused(Refusal),
+            TooLarge(u64),
+        }
+        impl From<Refusal> for Why {
+            fn from(refusal: Refusal) -> Why {
+                Why::Refused(refusal)
+            }
+        }
         let shared = &*self.shared;
         self.check_fork().map_err(|error| WriteManyError { accepted: 0, error })?;
-        let checked = messages.map(|message| message.and_then(|message| shared.check_size(message)));
-        match shared.queue.push_many(checked, || shared.rouse()) {
-            (accepted, None) => Ok(accepted),
-            (accepted, Some(error)) => Err(WriteManyError { accepted, error: shared.explain(error) }),
+        let limit = shared.max_message_size;
+        let checked = messages.into_iter().map(|message| match message.len() as u64 {
+            size if size > limit => Err(Why::TooLarge(size)),
+            _ => Ok(message),
+        });
+        let (accepted, why) = shared.queue.push_many(checked, || shared.rouse());
+        match why {
+            None => Ok(accepted),
+            Some(Why::Refused(refusal)) => Err(WriteManyError { accepted, error: shared.explain(refusal) }),
+            Some(Why::TooLarge(size)) => {
+                Err(WriteManyError { accepted, error: Error::MessageTooLarge { size, limit } })
+            }
         }
     }
 
@@ -189,7 +206,7 @@ impl Writer {
         self.check_fork()?;
         let shared = &*self.shared;
         shared.lifecycle.refuse_in_callback("flush")?;
-        let goal = shared.queue.account().accepted;
+        let goal = shared.queue.account().accepted.messages;
         let lost_before = shared.lost();
         let deadline = Instant::now().checked_add(timeout);
         let mut step = FLUSH_STEP;
@@ -233,14 +250,14 @@ impl Writer {
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let account = shared.queue.account();
         WriterMetrics {
-            sent: account.sent,
+            sent: account.sent.messages,
             dropped: account.dropped,
             failed: count(&shared.counters.failed),
-            queue_depth: account.depth,
-            queue_bytes: account.depth_bytes,
-            sent_bytes: account.sent_bytes,
+            queue_depth: account.depth.messages,
+            queue_bytes: account.depth.bytes,
+            sent_bytes: account.sent.bytes,
             retried: count(&shared.counters.retried),
-            abandoned: account.abandoned,
+            abandoned: account.abandoned.messages,
             suspected_lost: count(&shared.counters.suspected_lost),
             connections: count(&shared.counters.connections),
             connect_failures: count(&shared.counters.connect_failures),
@@ -293,16 +310,6 @@ impl Writer {
             Stop::Lead(Driver::Threads) | Stop::Follow(_) | Stop::Over(_) => shared.poller.wake(),
         }
     }
-
-    /// Whether there is anything to queue: an empty message is accepted and goes no further.
-    fn admit(&self, message: &[u8]) -> Result<bool> {
-        self.check_fork()?;
-        let message = self.shared.check_size(message)?;
-        if message.is_empty() && self.shared.queue.is_closed() {
-            return Err(self.shared.lifecycle.why_stopped());
-        }
-        Ok(!message.is_empty())
-    }
 }
 
 impl Shared {
@@ -317,13 +324,43 @@ impl Shared {
         }
     }
 
-    /// The queue knows that it is closed, but not why.
+    /// Whether there is nothing special about a message or the process: neither empty, nor too large, nor a forked child.
+    #[inline]
+    fn is_plain(&self, message: &[u8]) -> bool {
+        // An empty message wraps around and is above every limit.
+        (message.len() as u64).wrapping_sub(1) < self.max_message_size && self.fork.is_current()
+    }
+
+    /// A message that is not plain.
     #[cold]
-    fn explain(&self, error: Error) -> Error {
-        if matches!(error, Error::Stopped) { self.lifecycle.why_stopped() } else { error }
+    fn judge(&self, message: &[u8]) -> Result<()> {
+        if !self.fork.is_current() {
+            return Err(Error::Forked);
+        }
+        if message.is_empty() {
+            return if self.queue.is_closed() { Err(self.lifecycle.why_stopped()) } else { Ok(()) };
+        }
+        Err(Error::MessageTooLarge { size: message.len() as u64, limit: self.max_message_size })
+    }
+
+    /// The queue knows that it refused, but not all about it.
+    #[cold]
+    fn explain(&self, refusal: Refusal) -> Error {
+        match refusal {
+            Refusal::Closed => self.lifecycle.why_stopped(),
+            Refusal::Full => {
+                let depth = self.queue.account().depth;
+                Error::BufferFull { messages: depth.messages, bytes: depth.bytes }
+            }
+            Refusal::NoMemory => {
+                let source = std::io::ErrorKind::OutOfMemory.into();
+                Error::NoResources { action: "memory for a message".into(), source }
+            }
+        }
     }
 
     /// The sender slept, and now there is a message.
+    #[cold]
     fn rouse(&self) {
         let sent = self.sender.try_lock().is_some_and(|mut sender| sender.send_at_once(Instant::now(), self.world()));
         if !sent {
@@ -331,17 +368,9 @@ impl Shared {
         }
     }
 
-    fn check_size<'a>(&self, message: &'a [u8]) -> Result<&'a [u8]> {
-        let size = message.len() as u64;
-        if size > self.max_message_size {
-            return Err(Error::MessageTooLarge { size, limit: self.max_message_size });
-        }
-        Ok(message)
-    }
-
     /// Messages that were accepted and did not, or may not have, come through.
     fn lost(&self) -> u64 {
-        self.queue.account().abandoned + self.counters.suspected_lost.load(Ordering::Relaxed)
+        self.queue.account().abandoned.messages + self.counters.suspected_lost.load(Ordering::Relaxed)
     }
 
     fn wait_for_room(&self, len: usize, deadline: Option<Instant>) {

@@ -14,7 +14,6 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::error::{Error, Result};
 use crate::frame;
 
 /// How much a batch gathers: two of the kernel's largest buffers of a stream socket (`SKB_MAX_HEAD(0) + 32 KiB`).
@@ -37,17 +36,27 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
+    #[inline(always)]
     fn append(&mut self, message: &[u8]) {
-        let mut prefix = [0; frame::MAX_PREFIX];
-        let size = frame::encode_prefix(message.len(), &mut prefix);
-        self.bytes.extend_from_slice(&prefix[..size]);
+        // Most prefixes have one byte, nearly all have two: pieces of a known size cost no call.
+        match message.len() {
+            len @ 0..0x80 => self.bytes.push(len as u8),
+            len @ 0x80..0x4000 => self.bytes.extend_from_slice(&[len as u8 | 0x80, (len >> 7) as u8]),
+            len => self.append_long_prefix(len),
+        }
         self.bytes.extend_from_slice(message);
-        self.messages += 1;
-        self.payload += message.len() as u64;
     }
 
-    fn fits(&self, size: usize) -> bool {
-        self.bytes.capacity() - self.bytes.len() >= size
+    #[cold]
+    fn append_long_prefix(&mut self, len: usize) {
+        let mut prefix = [0; frame::MAX_PREFIX];
+        let size = frame::encode_prefix(len, &mut prefix);
+        self.bytes.extend_from_slice(&prefix[..size]);
+    }
+
+    /// Whether a message of `len` bytes fits behind the others, whatever its prefix.
+    fn fits(&self, len: usize) -> bool {
+        self.bytes.capacity() - self.bytes.len() >= len + frame::MAX_PREFIX
     }
 
     fn clear(&mut self) {
@@ -57,16 +66,24 @@ impl Frames {
     }
 }
 
+/// Why a message was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The queue is at a limit.
+    Full,
+    /// The queue is closed.
+    Closed,
+    /// There is no memory for it.
+    NoMemory,
+}
+
 /// Frames in a box that was allocated with a way to fail: `Box::new` would end the host's process.
 #[derive(Debug)]
 pub(crate) struct Batch(Box<[Frames; 1]>);
 
 impl Batch {
-    fn with_capacity(bytes: usize) -> Result<Batch> {
-        let refused = |_| Error::NoResources {
-            action: format!("memory for a batch of {bytes} bytes"),
-            source: std::io::ErrorKind::OutOfMemory.into(),
-        };
+    fn with_capacity(bytes: usize) -> Result<Batch, Refusal> {
+        let refused = |_| Refusal::NoMemory;
         let mut frames = Frames::default();
         frames.bytes.try_reserve_exact(bytes).map_err(refused)?;
         let mut one = Vec::new();
@@ -96,15 +113,22 @@ impl DerefMut for Batch {
 #[derive(Debug, Default)]
 struct Open {
     batch: Option<Batch>,
-    accepted: u64,
-    accepted_bytes: u64,
+    accepted: Count,
+    /// The part of `accepted` that has left for the sender: what is between the two lies in the open batch.
+    sealed: Count,
+    /// How far `accepted` may go: the finished counts when they were last looked at, and the limits.
+    limit: Count,
     dropped: u64,
-    /// The finished counts when they were last looked at: looked at again only when the queue seems full.
-    finished: u64,
-    finished_bytes: u64,
     /// The sender waits for a message.
     sleeping: bool,
     closed: bool,
+}
+
+/// Messages, and the bytes of their payload.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
 }
 
 /// What the sender says about messages. On a cache line of its own: producers write elsewhere.
@@ -126,16 +150,14 @@ pub(crate) enum Fate {
     Abandoned,
 }
 
-/// The account at one moment.
+/// The account at one moment: `accepted = sent + abandoned + depth`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Account {
-    pub(crate) accepted: u64,
+    pub(crate) accepted: Count,
+    pub(crate) sent: Count,
+    pub(crate) abandoned: Count,
+    pub(crate) depth: Count,
     pub(crate) dropped: u64,
-    pub(crate) sent: u64,
-    pub(crate) sent_bytes: u64,
-    pub(crate) abandoned: u64,
-    pub(crate) depth: u64,
-    pub(crate) depth_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -149,8 +171,7 @@ pub(crate) struct Queue {
     sealed: Receiver<Batch>,
     /// Last in, first out, so that the same warm memory is used again.
     spares: Mutex<Vec<Batch>>,
-    max_messages: u64,
-    max_bytes: u64,
+    max: Count,
 }
 
 impl Queue {
@@ -158,34 +179,37 @@ impl Queue {
     pub(crate) fn new(max_messages: u32, max_bytes: u64) -> Queue {
         // Each sealed batch holds a message at least, so the channel is never full.
         let (seal, sealed) = bounded(max_messages as usize);
+        let max = Count { messages: max_messages.into(), bytes: if max_bytes == 0 { u64::MAX } else { max_bytes } };
         Queue {
-            open: Mutex::default(),
+            open: Mutex::new(Open { limit: max, ..Open::default() }),
             finished: Finished::default(),
             waited_for: AtomicBool::new(false),
             room: Condvar::new(),
             seal,
             sealed,
             spares: Mutex::new(Vec::with_capacity(SPARES)),
-            max_messages: max_messages.into(),
-            max_bytes: if max_bytes == 0 { u64::MAX } else { max_bytes },
+            max,
         }
     }
 
     /// Appends a message. `Ok(true)`: the sender sleeps and must be woken.
-    pub(crate) fn push(&self, message: &[u8]) -> Result<bool> {
+    #[inline]
+    pub(crate) fn push(&self, message: &[u8]) -> Result<bool, Refusal> {
         if message.len() >= LARGE {
             return self.push_large(message);
         }
+        let mut open = self.open.lock();
+        self.append(&mut open, message).inspect_err(|_| count_drop(&mut open))
+    }
+
+    /// As [`Queue::push`], but a full queue is not counted as a refusal yet: the caller can wait.
+    pub(crate) fn offer(&self, message: &[u8]) -> Result<bool, Refusal> {
         self.append(&mut self.open.lock(), message)
     }
 
-    /// As [`Queue::push`], but a full queue is no refusal yet: `Ok(None)`.
-    pub(crate) fn offer(&self, message: &[u8]) -> Result<Option<bool>> {
-        let mut open = self.open.lock();
-        if !open.closed && message.len() as u64 <= self.max_bytes && !self.has_room(&mut open, message.len()) {
-            return Ok(None);
-        }
-        self.append(&mut open, message).map(Some)
+    /// Whether a message could ever be taken.
+    pub(crate) fn could_hold(&self, message: &[u8]) -> bool {
+        message.len() as u64 <= self.max.bytes
     }
 
     /// Waits for room for a message of `len` bytes, or for the end, until `deadline` (`None`: as long as it takes).
@@ -208,31 +232,32 @@ impl Queue {
 
     /// Counts a message that was refused although its producer was ready to wait.
     pub(crate) fn count_dropped(&self) {
-        self.open.lock().dropped += 1;
+        count_drop(&mut self.open.lock());
     }
 
     /// Appends messages in order until one is refused. Returns how many were taken and why it ended early. `wake` is called
     /// when the sender must be woken.
-    pub(crate) fn push_many<'a>(
+    pub(crate) fn push_many<'a, E: From<Refusal>>(
         &self,
-        messages: impl Iterator<Item = Result<&'a [u8]>>,
+        messages: impl Iterator<Item = Result<&'a [u8], E>>,
         wake: impl Fn(),
-    ) -> (usize, Option<Error>) {
+    ) -> (usize, Option<E>) {
         let (mut taken, mut asleep, mut held) = (0, false, 0);
+        let mut refused = None;
         let mut open = self.open.lock();
         for message in messages {
             let appended = message.and_then(|message| {
                 held += message.len();
-                if message.is_empty() && !open.closed { Ok(false) } else { self.append(&mut open, message) }
+                if message.is_empty() && !open.closed {
+                    return Ok(false);
+                }
+                Ok(self.append(&mut open, message).inspect_err(|_| count_drop(&mut open))?)
             });
             match appended {
                 Ok(was_asleep) => asleep |= was_asleep,
                 Err(error) => {
-                    drop(open);
-                    if asleep {
-                        wake();
-                    }
-                    return (taken, Some(error));
+                    refused = Some(error);
+                    break;
                 }
             }
             taken += 1;
@@ -250,57 +275,56 @@ impl Queue {
         if asleep {
             wake();
         }
-        (taken, None)
+        (taken, refused)
     }
 
-    fn push_large(&self, message: &[u8]) -> Result<bool> {
-        {
-            let mut open = self.open.lock();
-            self.admit(&mut open, message.len())?;
-        }
-        let mut own = Batch::with_capacity(frame::prefix_len(message.len()) + message.len())?;
+    fn push_large(&self, message: &[u8]) -> Result<bool, Refusal> {
+        let admit = |open: &mut Open| self.admit(open, message.len()).inspect_err(|_| count_drop(open));
+        admit(&mut self.open.lock())?;
+        let mut own = Batch::with_capacity(message.len() + frame::MAX_PREFIX)?;
         own.append(message);
         let mut open = self.open.lock();
-        self.admit(&mut open, message.len())?;
+        admit(&mut open)?;
         self.seal_open(&mut open);
-        open.accepted += 1;
-        open.accepted_bytes += message.len() as u64;
-        self.send_sealed(own);
+        open.accepted.messages += 1;
+        open.accepted.bytes += message.len() as u64;
+        open.batch = Some(own);
+        self.seal_open(&mut open);
         Ok(std::mem::take(&mut open.sleeping))
     }
 
-    fn append(&self, open: &mut Open, message: &[u8]) -> Result<bool> {
+    #[inline(always)] // a call and a result in memory cost a tenth of what this does
+    fn append(&self, open: &mut Open, message: &[u8]) -> Result<bool, Refusal> {
         self.admit(open, message.len())?;
-        let size = frame::prefix_len(message.len()) + message.len();
-        if open.batch.as_ref().is_some_and(|batch| !batch.fits(size)) {
-            self.seal_open(open);
+        match &mut open.batch {
+            Some(batch) if batch.fits(message.len()) => batch.append(message),
+            _ => self.begin_batch(open, message.len())?.append(message),
         }
-        let batch = match &mut open.batch {
-            Some(batch) => batch,
-            none => none.insert(self.empty_batch(size)?),
-        };
-        batch.append(message);
-        open.accepted += 1;
-        open.accepted_bytes += message.len() as u64;
+        open.accepted.messages += 1;
+        open.accepted.bytes += message.len() as u64;
         Ok(std::mem::take(&mut open.sleeping))
     }
 
-    fn admit(&self, open: &mut Open, len: usize) -> Result<()> {
+    #[cold]
+    fn begin_batch<'a>(&self, open: &'a mut Open, len: usize) -> Result<&'a mut Batch, Refusal> {
+        let empty = self.empty_batch(len + frame::MAX_PREFIX)?;
+        self.seal_open(open);
+        Ok(open.batch.insert(empty))
+    }
+
+    #[inline]
+    fn admit(&self, open: &mut Open, len: usize) -> Result<(), Refusal> {
         if open.closed {
-            return Err(Error::Stopped);
+            return Err(Refusal::Closed);
         }
-        if self.has_room(open, len) { Ok(()) } else { Err(self.refuse(open)) }
+        if self.has_room(open, len) { Ok(()) } else { Err(Refusal::Full) }
     }
 
-    fn refuse(&self, open: &mut Open) -> Error {
-        open.dropped += 1;
-        Error::BufferFull { messages: open.accepted - open.finished, bytes: open.accepted_bytes - open.finished_bytes }
-    }
-
+    #[inline]
     fn has_room(&self, open: &mut Open, len: usize) -> bool {
         let fits = |open: &Open| {
-            let bytes = open.accepted_bytes - open.finished_bytes;
-            open.accepted - open.finished < self.max_messages && bytes.saturating_add(len as u64) <= self.max_bytes
+            open.accepted.messages < open.limit.messages
+                && open.accepted.bytes.saturating_add(len as u64) <= open.limit.bytes
         };
         fits(open) || {
             self.look_at_finished(open);
@@ -308,14 +332,14 @@ impl Queue {
         }
     }
 
+    #[cold]
     fn look_at_finished(&self, open: &mut Open) {
-        let finished = &self.finished;
-        open.finished = finished.sent.load(Ordering::Acquire) + finished.abandoned.load(Ordering::Acquire);
-        open.finished_bytes =
-            finished.sent_bytes.load(Ordering::Acquire) + finished.abandoned_bytes.load(Ordering::Acquire);
+        let (sent, abandoned) = self.finished.read();
+        open.limit.messages = sent.messages + abandoned.messages + self.max.messages;
+        open.limit.bytes = (sent.bytes + abandoned.bytes).saturating_add(self.max.bytes);
     }
 
-    fn empty_batch(&self, size: usize) -> Result<Batch> {
+    fn empty_batch(&self, size: usize) -> Result<Batch, Refusal> {
         if size <= BATCH
             && let Some(spare) = self.spares.lock().pop()
         {
@@ -324,15 +348,20 @@ impl Queue {
         Batch::with_capacity(size.max(BATCH))
     }
 
+    /// The open batch leaves for the sender, with the count of what is in it.
     fn seal_open(&self, open: &mut Open) {
-        if let Some(batch) = open.batch.take() {
-            self.send_sealed(batch);
+        if let Some(batch) = self.close_open(open) {
+            let sent = self.seal.try_send(batch);
+            debug_assert!(sent.is_ok(), "more batches than messages");
         }
     }
 
-    fn send_sealed(&self, batch: Batch) {
-        let sent = self.seal.try_send(batch);
-        debug_assert!(sent.is_ok(), "more batches than messages");
+    fn close_open(&self, open: &mut Open) -> Option<Batch> {
+        let mut batch = open.batch.take()?;
+        batch.messages = open.accepted.messages - open.sealed.messages;
+        batch.payload = open.accepted.bytes - open.sealed.bytes;
+        open.sealed = open.accepted;
+        Some(batch)
     }
 
     /// The sender takes what waits; `None` when there is nothing.
@@ -342,7 +371,7 @@ impl Queue {
         }
         let mut open = self.open.lock();
         // A producer may have sealed one and begun another between the look and the lock.
-        self.sealed.try_recv().ok().or_else(|| open.batch.take())
+        self.sealed.try_recv().ok().or_else(|| self.close_open(&mut open))
     }
 
     /// The sender announces that it will wait: the next message must wake it. False if there is one already.
@@ -397,11 +426,11 @@ impl Queue {
     }
 
     fn wake_waiting(&self) {
-        let mut open = self.open.lock();
-        self.look_at_finished(&mut open);
-        let depth = open.accepted - open.finished;
-        let bytes = open.accepted_bytes - open.finished_bytes;
-        if depth <= self.max_messages / 2 && bytes <= self.max_bytes / 2 {
+        let open = self.open.lock();
+        let (sent, abandoned) = self.finished.read();
+        let depth = open.accepted.messages - sent.messages - abandoned.messages;
+        let bytes = open.accepted.bytes - sent.bytes - abandoned.bytes;
+        if depth <= self.max.messages / 2 && bytes <= self.max.bytes / 2 {
             self.waited_for.store(false, Ordering::Relaxed);
             self.room.notify_all();
         }
@@ -420,20 +449,31 @@ impl Queue {
     /// The account. `depth` is computed from the other numbers of this very answer, so they always agree.
     pub(crate) fn account(&self) -> Account {
         // What is finished was accepted before: read in this order, no difference is negative.
-        let sent = self.finished.sent.load(Ordering::Acquire);
-        let abandoned = self.finished.abandoned.load(Ordering::Acquire);
-        let sent_bytes = self.finished.sent_bytes.load(Ordering::Acquire);
-        let abandoned_bytes = self.finished.abandoned_bytes.load(Ordering::Acquire);
+        let (sent, abandoned) = self.finished.read();
         let open = self.open.lock();
-        Account {
-            accepted: open.accepted,
-            dropped: open.dropped,
-            sent,
-            sent_bytes,
-            abandoned,
-            depth: open.accepted - sent - abandoned,
-            depth_bytes: open.accepted_bytes - sent_bytes - abandoned_bytes,
-        }
+        let depth = Count {
+            messages: open.accepted.messages - sent.messages - abandoned.messages,
+            bytes: open.accepted.bytes - sent.bytes - abandoned.bytes,
+        };
+        Account { accepted: open.accepted, sent, abandoned, depth, dropped: open.dropped }
+    }
+}
+
+/// A message that found no room, or no memory, or nobody: only the first two are lost for want of room.
+fn count_drop(open: &mut Open) {
+    if !open.closed {
+        open.dropped += 1;
+    }
+}
+
+impl Finished {
+    /// Sent and abandoned.
+    fn read(&self) -> (Count, Count) {
+        let count = |messages: &AtomicU64, bytes: &AtomicU64| Count {
+            messages: messages.load(Ordering::Acquire),
+            bytes: bytes.load(Ordering::Acquire),
+        };
+        (count(&self.sent, &self.sent_bytes), count(&self.abandoned, &self.abandoned_bytes))
     }
 }
 
@@ -457,29 +497,44 @@ mod tests {
     fn capacity_is_exact_until_the_sender_says_that_messages_are_finished() {
         let queue = Queue::new(2, 0);
         assert!(queue.push(b"a").is_ok() && queue.push(b"b").is_ok());
-        assert!(matches!(queue.push(b"c"), Err(Error::BufferFull { messages: 2, bytes: 2 })));
+        assert_eq!(queue.push(b"c"), Err(Refusal::Full));
         let taken = queue.take().expect("a batch");
-        assert!(matches!(queue.push(b"c"), Err(Error::BufferFull { .. })), "taking is not finishing");
+        assert_eq!(queue.push(b"c"), Err(Refusal::Full), "taking is not finishing");
         queue.finish(Fate::Sent, 1, 1);
         assert!(queue.push(b"c").is_ok());
         assert_eq!(taken.bytes, b"\x01a\x01b");
         let account = queue.account();
-        assert_eq!((account.accepted, account.sent, account.depth, account.dropped), (3, 1, 2, 2));
+        assert_eq!(
+            (account.accepted.messages, account.sent.messages, account.depth.messages, account.dropped),
+            (3, 1, 2, 2)
+        );
     }
 
     #[test]
     fn the_byte_limit_counts_payload() {
         let queue = Queue::new(100, 10);
         assert!(queue.push(&[0; 6]).is_ok() && queue.push(&[0; 4]).is_ok());
-        assert!(matches!(queue.push(b"x"), Err(Error::BufferFull { messages: 2, bytes: 10 })));
+        assert_eq!(queue.push(b"x"), Err(Refusal::Full));
         assert_eq!(drain(&queue).len(), 12);
         assert!(queue.push(&[0; 10]).is_ok());
     }
 
     #[test]
-    fn a_message_above_the_byte_limit_is_refused_at_once_and_not_waited_for() {
+    fn a_message_above_the_byte_limit_could_never_be_held() {
         let queue = Queue::new(100, 10);
-        assert!(matches!(queue.offer(&[0; 11]), Err(Error::BufferFull { .. })));
+        assert!(queue.could_hold(&[0; 10]) && !queue.could_hold(&[0; 11]));
+        assert_eq!(queue.push(&[0; 11]), Err(Refusal::Full));
+    }
+
+    #[test]
+    fn a_batch_knows_what_is_in_it() {
+        let queue = Queue::new(100, 0);
+        for message in [&b"abc"[..], &[7; LARGE], b"de", b"f"] {
+            queue.push(message).expect("room");
+        }
+        let batches: Vec<_> =
+            std::iter::from_fn(|| queue.take()).map(|batch| (batch.messages, batch.payload)).collect();
+        assert_eq!(batches, [(1, 3), (1, LARGE as u64), (2, 3)]);
     }
 
     #[test]
@@ -520,16 +575,16 @@ mod tests {
     #[test]
     fn a_waiting_producer_is_woken_by_room_and_by_the_end() {
         let queue = Arc::new(Queue::new(2, 0));
-        assert!(matches!((queue.offer(b"a"), queue.offer(b"b")), (Ok(Some(_)), Ok(Some(_)))));
-        assert!(matches!(queue.offer(b"c"), Ok(None)));
+        assert!(queue.offer(b"a").is_ok() && queue.offer(b"b").is_ok());
+        assert_eq!(queue.offer(b"c"), Err(Refusal::Full));
         let waiting = wait_in_a_thread(&queue);
         queue.finish(Fate::Sent, 1, 1);
         waiting.join().expect("no panic");
-        assert!(matches!(queue.offer(b"c"), Ok(Some(_))));
+        assert!(queue.offer(b"c").is_ok());
         let waiting = wait_in_a_thread(&queue);
         queue.close();
         waiting.join().expect("no panic");
-        assert!(matches!(queue.offer(b"d"), Err(Error::Stopped)));
+        assert_eq!(queue.offer(b"d"), Err(Refusal::Closed));
         assert_eq!(queue.account().dropped, 0);
     }
 
@@ -538,7 +593,7 @@ mod tests {
         let queue = Queue::new(1, 0);
         queue.push(b"a").expect("room");
         queue.wait_for_room(1, Some(Instant::now() + Duration::from_millis(1)));
-        assert!(matches!(queue.offer(b"b"), Ok(None)));
+        assert_eq!(queue.offer(b"b"), Err(Refusal::Full));
     }
 
     #[test]

@@ -526,7 +526,7 @@ impl Sender {
             Link::Ending(farewell) => farewell.connection.window.in_doubt(),
             Link::Down { .. } | Link::Backlog { .. } => 0,
         };
-        account.sent + account.abandoned - in_doubt
+        account.sent.messages + account.abandoned.messages - in_doubt
     }
 
     fn report(&mut self, error: Error, context: Context) {
