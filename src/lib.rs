@@ -53,6 +53,7 @@ mod metrics;
 mod options;
 mod path;
 mod reader;
+mod sync;
 mod sys;
 pub mod systemd;
 mod writer;

@@ -81,9 +81,15 @@ impl Shared {
         let now = self.now();
         let slot = Arc::new(Slot::new(self.table.next_id(), fd, now));
         self.table.insert(Arc::clone(&slot));
-        if let Err(error) = self.poller.add(slot.fd.as_fd(), slot.id, Interest::READABLE_ONCE) {
+        let penalty = self.penalty(&slot, now);
+        let interest = if penalty.is_some() { Interest::CLOSED_ONCE } else { Interest::READABLE_ONCE };
+        if let Err(error) = self.poller.add(slot.fd.as_fd(), slot.id, interest) {
             self.table.remove(slot.id);
             return Err(error);
+        }
+        if let Some(until) = penalty {
+            self.offenders.lock().hold(Arc::clone(&slot), until);
+            self.arm(until);
         }
         if self.inactivity_timeout != Duration::MAX {
             let at = now.saturating_add(u64::try_from(self.inactivity_timeout.as_nanos()).unwrap_or(Nanos::MAX));
@@ -96,5 +102,15 @@ impl Shared {
             slot.end(Ended::Stop);
         }
         Ok(())
+    }
+
+    /// Until when a connection has to wait because of what its process did before.
+    fn penalty(&self, slot: &Slot, now: Nanos) -> Option<Nanos> {
+        let mut offenders = self.offenders.lock();
+        if !offenders.any() {
+            return None;
+        }
+        let (pid, ..) = socket::peer_credentials(slot.fd.as_fd()).ok()?;
+        offenders.penalty(pid, now)
     }
 }

@@ -3,13 +3,15 @@
 //! A registration fires once and is armed again when its turn is over, so one thread serves a connection at a time.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::sys::event::{Event, Interest, NO_EVENT};
+use crate::sys::socket;
 
 use super::connection::{Ended, Rules, Slot, Turn};
 use super::shared::{LISTENER, Shared};
@@ -56,13 +58,14 @@ impl Shared {
         }
     }
 
-    /// The timer: silent connections are ended, a pause in accepting may be over.
+    /// The timer: silent connections are ended, offenders have waited, a pause in accepting may be over.
     pub(super) fn look_around(&self) {
         if self.inactivity_timeout != Duration::MAX
             && let Some(next) = self.table.end_silent(self.now(), self.inactivity_timeout)
         {
             self.arm(next);
         }
+        self.release_offenders();
         let again_at = self.accepting.lock().again_at;
         match again_at {
             Some(at) if at <= self.now() => {
@@ -71,6 +74,16 @@ impl Shared {
             }
             Some(at) => self.arm(at),
             None => {}
+        }
+    }
+
+    fn release_offenders(&self) {
+        let mut offenders = self.offenders.lock();
+        while let Some(slot) = offenders.release(self.now()) {
+            let _ = self.poller.modify(slot.fd.as_fd(), slot.id, Interest::READABLE_ONCE);
+        }
+        if let Some(next) = offenders.next_release() {
+            self.arm(next);
         }
     }
 
@@ -99,7 +112,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn await_more(&self, slot: &Slot) {
+    pub(super) fn await_more(&self, slot: &Arc<Slot>) {
         let _ = self.poller.modify(slot.fd.as_fd(), slot.id, Interest::READABLE_ONCE);
         // Either the sweep of `force` has found it unserved, or we see that sweep.
         if self.forced.load(Ordering::SeqCst) {
@@ -107,16 +120,21 @@ impl Shared {
         }
     }
 
-    pub(super) fn close_unserved(&self, slot: &Slot) {
+    pub(super) fn close_unserved(&self, slot: &Arc<Slot>) {
         if let Some(unread) = slot.close_unserved() {
             self.close(slot, Turn::Cut(unread));
         }
     }
 
-    pub(super) fn close(&self, slot: &Slot, end: Turn) {
+    pub(super) fn close(&self, slot: &Arc<Slot>, end: Turn) {
         match end {
             Turn::Failed(error, context) => {
                 self.counters.errors.fetch_add(1, Ordering::Relaxed);
+                if matches!(error, Error::MessageTooLarge { .. } | Error::InvalidLengthPrefix)
+                    && let Ok((pid, ..)) = socket::peer_credentials(slot.fd.as_fd())
+                {
+                    self.offenders.lock().note(pid, self.now());
+                }
                 self.forget(slot);
                 self.report(&error, context);
             }

@@ -4,6 +4,7 @@
 //! - `connection`: one connection: read, decode, hand out, end without loss
 //! - `lane`: the buffer and the counters that a serving thread works with
 //! - `table`: the open connections and their silence
+//! - `offenders`: peers that send what cannot be taken
 //! - `shared`: the state of all that, and what can be read off it
 //! - `accept`, `dispatch`, `pool`, `stop`: what happens with it: connections come, events are served, by threads or the
 //!   host, and everything ends
@@ -25,6 +26,7 @@ mod connection;
 mod dispatch;
 mod lane;
 mod listener;
+mod offenders;
 mod pool;
 mod shared;
 mod stop;

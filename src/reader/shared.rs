@@ -23,6 +23,7 @@ use super::accept::Accepting;
 use super::connection::HandlerFailures;
 use super::lane::Lanes;
 use super::listener::{Admission, Listener};
+use super::offenders::Offenders;
 use super::pool::Pool;
 use super::table::{Nanos, Table};
 
@@ -45,6 +46,7 @@ pub(crate) struct Shared {
     pub(super) table: Table,
     pub(super) lanes: Lanes,
     pub(super) accepting: Mutex<Accepting>,
+    pub(super) offenders: Mutex<Offenders>,
     pub(super) pool: Pool,
     pub(super) counters: Counters,
 
@@ -94,6 +96,7 @@ impl Shared {
             table: Table::default(),
             lanes: Lanes::default(),
             accepting: Mutex::default(),
+            offenders: Mutex::default(),
             pool: Pool { limit: options.max_handler_threads, ..Pool::default() },
             counters: Counters::default(),
             lifecycle: Lifecycle::new(),

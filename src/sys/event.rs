@@ -20,6 +20,8 @@ impl Interest {
     pub(crate) const WRITABLE: Interest = Interest(libc::EPOLLOUT as u32);
     /// Something to read or the end, told once: to one thread, until it is asked for again.
     pub(crate) const READABLE_ONCE: Interest = Interest((libc::EPOLLIN | libc::EPOLLONESHOT) as u32);
+    /// The peer's end only, told once.
+    pub(crate) const CLOSED_ONCE: Interest = Interest(libc::EPOLLONESHOT as u32);
     /// Each new event once, without having to be read away.
     const EDGE: Interest = Interest((libc::EPOLLIN | libc::EPOLLET) as u32);
 }

@@ -205,6 +205,15 @@ pub(crate) fn take_error(fd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     Ok((errno != 0).then_some(errno))
 }
 
+/// Whether the peer has closed (POLLHUP: both directions are shut; POLLERR: over unread bytes; poll(2)). Takes nothing off
+/// the socket, unlike [`take_error`].
+pub(crate) fn has_hung_up(fd: BorrowedFd<'_>) -> bool {
+    let mut asked = libc::pollfd { fd: fd.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: one pollfd, as the count says; a time of 0 does not wait.
+    let answered = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    answered == 1 && asked.revents & (libc::POLLHUP | libc::POLLERR) != 0
+}
+
 /// Asks for a send buffer and returns what the kernel made of it: doubled, and cut to `net.core.wmem_max` (socket(7)).
 pub(crate) fn set_send_buffer(fd: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
     set_int_option(fd, libc::SO_SNDBUF, libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX))

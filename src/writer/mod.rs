@@ -25,6 +25,8 @@ use crate::sys::event::{Event, NO_EVENT, Poller};
 use crate::sys::{fork, thread};
 
 mod front;
+#[cfg(all(test, loom))]
+mod model;
 mod queue;
 mod sender;
 mod window;

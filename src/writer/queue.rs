@@ -8,13 +8,10 @@
 //! sender says that it is sent or abandoned, not when a batch is taken, so the limits are exact.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::{Condvar, Mutex, MutexGuard};
-
 use crate::frame;
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, Receiver, Sender, bounded, fence};
 
 /// How much a batch gathers: two of the kernel's largest buffers of a stream socket (`SKB_MAX_HEAD(0) + 32 KiB`).
 const BATCH: usize = 64 << 10;
@@ -477,7 +474,7 @@ impl Finished {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::sync::Arc;

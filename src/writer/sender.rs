@@ -156,6 +156,8 @@ pub(crate) struct Sender {
     reports: Vec<Report>,
     random: u64,
     trim_at: Option<Instant>,
+    /// What had been abandoned when the drain began.
+    abandoned_before_drain: Option<u64>,
     /// When a message last found the sender asleep.
     lone_at: Instant,
 }
@@ -172,6 +174,7 @@ impl Sender {
             reports: Vec::new(),
             random: seed | 1,
             trim_at: None,
+            abandoned_before_drain: None,
             lone_at: now,
         }
     }
@@ -184,8 +187,9 @@ impl Sender {
     /// Does what can be done now. `closed`: the socket's peer has gone.
     pub(crate) fn advance(&mut self, now: Instant, phase: Phase, closed: bool, world: World<'_>) -> Next {
         if let Phase::Draining { deadline, .. } = phase {
+            self.abandoned_before_drain.get_or_insert_with(|| world.queue.account().abandoned.messages);
             if self.front.is_empty() && world.queue.is_empty() {
-                return self.finish(Ending::Clean, world);
+                return self.finish_drained(world);
             }
             if deadline.is_some_and(|deadline| now >= deadline) {
                 self.abandon_all(world);
@@ -212,7 +216,7 @@ impl Sender {
                     Pumped::Turn => return Next::Again,
                     Pumped::Empty => {
                         if let Phase::Draining { .. } = phase {
-                            return self.finish(Ending::Clean, world);
+                            return self.finish_drained(world);
                         }
                         self.rest(now, world);
                         if world.queue.sleep() {
@@ -466,6 +470,15 @@ impl Sender {
         count
     }
 
+    /// Nothing is left, but a poison message may have been given up on the way.
+    fn finish_drained(&mut self, world: World<'_>) -> Next {
+        let abandoned = world.queue.account().abandoned.messages;
+        match abandoned - self.abandoned_before_drain.unwrap_or(abandoned) {
+            0 => self.finish(Ending::Clean, world),
+            count => self.finish(Ending::Undelivered(count), world),
+        }
+    }
+
     fn finish(&mut self, ending: Ending, world: World<'_>) -> Next {
         let down = Link::Down { until: Instant::now(), message_hurries: false };
         match std::mem::replace(&mut self.link, down) {
@@ -518,15 +531,15 @@ impl Sender {
     /// How many messages have come to their end: read by the reader's process, lost with it, or abandoned.
     pub(crate) fn settled(&mut self, world: World<'_>) -> u64 {
         let account = world.queue.account();
-        let in_doubt = match &mut self.link {
+        let unread = match &mut self.link {
             Link::Up(connection) => {
                 connection.look_whether_all_is_read();
-                connection.window.in_doubt()
+                connection.window.unread()
             }
-            Link::Ending(farewell) => farewell.connection.window.in_doubt(),
+            Link::Ending(farewell) => farewell.connection.window.unread(),
             Link::Down { .. } | Link::Backlog { .. } => 0,
         };
-        account.sent.messages + account.abandoned.messages - in_doubt
+        account.sent.messages + account.abandoned.messages - unread
     }
 
     fn report(&mut self, error: Error, context: Context) {
@@ -561,7 +574,11 @@ enum Pumped {
 
 impl Connection {
     fn look_whether_all_is_read(&mut self) {
-        if self.window.in_doubt() > 0 && socket::bytes_unread_by_peer(self.fd.as_fd()).is_ok_and(|unread| unread == 0) {
+        // The buffer of a reader that is gone is empty too, so a hang-up that came before takes the answer back.
+        if self.window.unread() > 0
+            && socket::bytes_unread_by_peer(self.fd.as_fd()).is_ok_and(|unread| unread == 0)
+            && !socket::has_hung_up(self.fd.as_fd())
+        {
             self.window.all_read();
         }
     }

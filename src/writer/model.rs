@@ -1,0 +1,121 @@
+//! Models of the hand-over between producers and the sender: loom tries every interleaving of them.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test --release --lib model`
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicUsize, Ordering};
+use loom::thread;
+
+use super::queue::{Fate, Queue, Refusal};
+
+/// What wakes the sender: as an eventfd, a wake-up that comes before the wait is not lost.
+#[derive(Default)]
+struct Bell {
+    rung: loom::sync::Mutex<bool>,
+    heard: loom::sync::Condvar,
+}
+
+impl Bell {
+    fn ring(&self) {
+        *self.rung.lock().expect("no panic") = true;
+        self.heard.notify_one();
+    }
+
+    fn wait(&self) {
+        let mut rung = self.rung.lock().expect("no panic");
+        while !*rung {
+            rung = self.heard.wait(rung).expect("no panic");
+        }
+        *rung = false;
+    }
+}
+
+/// The sender's loop: takes what is there and sleeps when there is nothing, until it has seen `count` messages.
+fn send(queue: &Queue, bell: &Bell, count: u64) {
+    let mut seen = 0;
+    while seen < count {
+        match queue.take() {
+            Some(batch) => {
+                seen += batch.messages;
+                queue.finish(Fate::Sent, batch.messages, batch.payload);
+                queue.recycle(batch);
+            }
+            None if queue.sleep() => bell.wait(),
+            None => {}
+        }
+    }
+}
+
+/// A lost wake-up would leave the sender asleep over a message: loom calls that a deadlock.
+#[test]
+fn a_sender_never_sleeps_over_a_message() {
+    loom::model(|| {
+        let queue = Arc::new(Queue::new(8, 0));
+        let bell = Arc::new(Bell::default());
+        let producers: Vec<_> = (0..2)
+            .map(|_| {
+                let (queue, bell) = (Arc::clone(&queue), Arc::clone(&bell));
+                thread::spawn(move || {
+                    if queue.push(b"m").expect("room") {
+                        bell.ring();
+                    }
+                })
+            })
+            .collect();
+        send(&queue, &bell, 2);
+        producers.into_iter().for_each(|producer| producer.join().expect("no panic"));
+        let account = queue.account();
+        assert_eq!((account.accepted.messages, account.sent.messages, account.depth.messages), (2, 2, 0));
+    });
+}
+
+/// A lost wake-up would leave a producer waiting for room that is there.
+#[test]
+fn a_producer_never_waits_for_room_that_is_there() {
+    loom::model(|| {
+        let queue = Arc::new(Queue::new(1, 0));
+        let bell = Arc::new(Bell::default());
+        let producer = {
+            let (queue, bell) = (Arc::clone(&queue), Arc::clone(&bell));
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    loop {
+                        match queue.offer(b"m") {
+                            Ok(asleep) => {
+                                if asleep {
+                                    bell.ring();
+                                }
+                                break;
+                            }
+                            Err(Refusal::Full) => queue.wait_for_room(1, None),
+                            Err(other) => panic!("{other:?}"),
+                        }
+                    }
+                }
+            })
+        };
+        send(&queue, &bell, 2);
+        producer.join().expect("no panic");
+    });
+}
+
+/// The end wakes a producer that waits, and refuses it.
+#[test]
+fn the_end_wakes_who_waits() {
+    loom::model(|| {
+        let queue = Arc::new(Queue::new(1, 0));
+        queue.push(b"m").expect("room");
+        let refused = Arc::new(AtomicUsize::new(0));
+        let producer = {
+            let (queue, refused) = (Arc::clone(&queue), Arc::clone(&refused));
+            thread::spawn(move || {
+                queue.wait_for_room(1, None);
+                assert_eq!(queue.push(b"n"), Err(Refusal::Closed));
+                refused.fetch_add(1, Ordering::Relaxed);
+            })
+        };
+        queue.close();
+        producer.join().expect("no panic");
+        assert_eq!(refused.load(Ordering::Relaxed), 1);
+    });
+}
