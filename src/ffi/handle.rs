@@ -32,8 +32,8 @@ pub(super) trait Handle {
     /// What the handle is about.
     type Core;
     fn shared(&self) -> &Arc<Shared<Self::Core>>;
-    /// The handle is freed inside one of its own callbacks: ends without waiting, and calls nobody any more.
-    fn abandon(core: &Self::Core);
+    /// A forced stop, or less inside one of the handle's own callbacks and in a forked child.
+    fn end(core: &Self::Core);
 }
 
 /// A handle in use. If the use ends in a panic, the handle is poisoned.
@@ -102,17 +102,17 @@ pub(super) unsafe fn take<T>(object: *mut T) -> Option<Box<T>> {
     NonNull::new(object).map(|object| unsafe { Box::from_raw(object.as_ptr()) })
 }
 
-/// Frees a handle. The last owner ends the core: that is this call, unless a callback makes it inside another call.
+/// Frees a handle, after its end: until then callbacks run, and may use it.
 ///
 /// # Safety
 /// As [`take`].
 pub(super) unsafe fn free<H: Handle>(handle: *mut H) {
-    // SAFETY: as promised by the caller.
-    if let Some(handle) = unsafe { take(handle) } {
-        let shared = handle.shared();
-        if Arc::strong_count(shared) > 1 {
-            H::abandon(&shared.core);
-        }
+    // SAFETY: as promised by the caller; `as_ref` refuses NULL.
+    if let Some(live) = unsafe { handle.as_ref() } {
+        let shared = Arc::clone(live.shared());
+        H::end(&shared.core);
+        // SAFETY: as promised by the caller; nobody calls back any more.
+        drop(unsafe { take(handle) });
     }
 }
 
@@ -288,7 +288,7 @@ mod tests {
         fn shared(&self) -> &Arc<Shared<AtomicBool>> {
             &self.0
         }
-        fn abandon(core: &AtomicBool) {
+        fn end(core: &AtomicBool) {
             core.store(true, Ordering::Release);
         }
     }
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_freed_in_use_is_abandoned_and_lives_until_the_use_ends() {
+    fn a_handle_freed_in_use_is_ended_and_lives_until_the_use_ends() {
         let handle = new_handle();
         // SAFETY: a live handle, freed once while it is held.
         unsafe {

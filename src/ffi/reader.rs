@@ -23,8 +23,8 @@ impl Handle for udsipc_reader {
     fn shared(&self) -> &Arc<Shared<Reader>> {
         &self.0
     }
-    fn abandon(core: &Reader) {
-        core.abandon();
+    fn end(core: &Reader) {
+        core.end();
     }
 }
 

@@ -20,8 +20,8 @@ impl Handle for udsipc_writer {
     fn shared(&self) -> &Arc<Shared<Writer>> {
         &self.0
     }
-    fn abandon(core: &Writer) {
-        core.abandon();
+    fn end(core: &Writer) {
+        core.end();
     }
 }
 

@@ -38,14 +38,14 @@ impl Shared {
             return;
         }
         match self.accept_some(&mut accepting, ACCEPT_TURN) {
-            Ok(()) => drop(self.poller.modify(self.listener.as_fd(), LISTENER, Interest::READABLE_ONCE)),
+            Ok(()) => self.listener.rearm(&self.poller, LISTENER),
             Err(error) => self.accept_failed(accepting, error),
         }
     }
 
     pub(super) fn accept_some(&self, accepting: &mut Accepting, most: usize) -> io::Result<()> {
         for _ in 0..most {
-            match socket::accept(self.listener.as_fd()) {
+            match self.listener.accept() {
                 Ok(fd) => {
                     accepting.failures_in_a_row = 0;
                     self.admit(fd)?;

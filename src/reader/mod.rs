@@ -172,9 +172,17 @@ impl Reader {
         if self.shared.is_ours() { Ok(()) } else { Err(Error::Forked) }
     }
 
+    /// A forced stop: what has not been received stays unread.
+    pub(crate) fn end(&self) {
+        if self.check_fork().is_err() || self.lifecycle().in_callback() {
+            return self.abandon();
+        }
+        let _ = self.shared.stop(Duration::ZERO);
+    }
+
     /// Ends without waiting, and calls nobody any more: for a handle that is given up inside one of its own callbacks, where
     /// waiting would be waiting for ourselves, or in a forked child.
-    pub(crate) fn abandon(&self) {
+    fn abandon(&self) {
         if self.shared.is_ours() {
             self.shared.abandon();
         } else {
@@ -189,10 +197,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        if self.check_fork().is_err() || self.lifecycle().in_callback() {
-            return self.abandon();
-        }
-        let _ = self.shared.stop(Duration::ZERO);
+        self.end();
     }
 }
 

@@ -14,7 +14,7 @@ use crate::error::{Context, Error, ErrorHandler, Result};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::ReaderMetrics;
 use crate::options::ReaderOptions;
-use crate::sys::event::{Interest, Key, Poller};
+use crate::sys::event::{Key, Poller};
 use crate::sys::{self, fork};
 use crate::systemd::Environment;
 
@@ -82,7 +82,7 @@ impl Shared {
         let environment = if options.use_systemd { Environment::from_env() } else { Environment::new(0, |_| None) };
         let listener = Listener::open(path, &options, &environment)?;
         let poller = Poller::new().map_err(resources)?;
-        poller.add(listener.as_fd(), LISTENER, Interest::READABLE_ONCE).map_err(resources)?;
+        listener.register(&poller, LISTENER).map_err(resources)?;
         Ok(Shared {
             admission: Admission::new(&options),
             listener,
@@ -193,7 +193,7 @@ impl Shared {
         for fd in self.poller.raw_fds() {
             sys::close_inherited(fd);
         }
-        sys::close_inherited(self.listener.as_fd().as_raw_fd());
+        sys::close_inherited(self.listener.raw_fd());
         for slot in self.table.all_in_child() {
             sys::close_inherited(slot.fd.as_raw_fd());
             std::mem::forget(slot);

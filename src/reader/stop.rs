@@ -34,6 +34,7 @@ impl Shared {
                 self.await_drain(driver);
             }
         }
+        self.listener.close();
         self.force();
         self.await_callbacks();
         let cut_short = self.cut_short.load(Ordering::SeqCst);
@@ -45,7 +46,7 @@ impl Shared {
         self.draining.store(true, Ordering::SeqCst);
         let mut accepting = self.accepting.lock();
         accepting.closed = true;
-        let _ = self.poller.remove(self.listener.as_fd());
+        self.listener.unregister(&self.poller);
         if self.listener.shut() {
             let _ = self.accept_some(&mut accepting, usize::MAX);
         }
@@ -111,6 +112,7 @@ impl Shared {
         self.lifecycle.stop(Duration::ZERO);
         self.accepting.lock().closed = true;
         self.listener.shut();
+        self.listener.close();
         self.force();
         self.lifecycle.finish(Ending::TimedOut);
     }

@@ -298,9 +298,17 @@ impl Writer {
         if self.shared.fork.is_current() { Ok(()) } else { Err(Error::Forked) }
     }
 
+    /// A forced stop: what is queued is given up.
+    pub(crate) fn end(&self) {
+        if self.check_fork().is_err() || self.shared.lifecycle.in_callback() {
+            return self.abandon();
+        }
+        let _ = self.shared.stop(Duration::ZERO);
+    }
+
     /// Ends without waiting, and tells nobody any more: for a handle that is given up inside one of its own callbacks, where
     /// waiting would be waiting for ourselves, or in a forked child.
-    pub(crate) fn abandon(&self) {
+    fn abandon(&self) {
         let shared = &self.shared;
         if !shared.fork.is_current() {
             return shared.leave_to_parent();
@@ -482,10 +490,7 @@ impl Shared {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        if self.check_fork().is_err() || self.shared.lifecycle.in_callback() {
-            return self.abandon();
-        }
-        let _ = self.shared.stop(Duration::ZERO);
+        self.end();
     }
 }
 
