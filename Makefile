@@ -34,7 +34,7 @@ override OUT := $(abspath $(OUT))
 EXAMPLES := $(patsubst examples-c/%.c,$(OUT)/examples-c/%,$(wildcard examples-c/*.c))
 LIBRARIES := $(OUT)/libudsipc.so $(OUT)/libudsipc.a
 
-.PHONY: all examples demo test install uninstall clean
+.PHONY: all examples demo test bench bench-peers model install uninstall clean
 .DELETE_ON_ERROR:
 
 # $(call need,COMMAND:PACKAGE ...) makes sure that the commands exist: installs what is missing if it can, or says how.
@@ -97,6 +97,24 @@ test:
 		      if (ignored) printf ", %d ignored", ignored; \
 		      print ""; exit passed == 0 }' $(OUT)/test.log || status=1; \
 	exit $$status
+
+# How fast the parts are: criterion, under two minutes.
+bench:
+	$(need_cargo)
+	$(CARGO) bench --locked --bench pipe $(CARGOFLAGS)
+
+# The same work done by what people would use instead. BENCHFLAGS=--quick for a look, see benches/peers/run.py --help.
+bench-peers: all
+	$(call need,$(PYTHON):python3 $(firstword $(CC)):gcc)
+	@CARGO="$(CARGO)" $(PYTHON) -B benches/peers/run.py --library $(OUT)/libudsipc.so \
+		--out $(OUT)/bench-peers --json $(OUT)/bench-peers/figures.json $(BENCHFLAGS)
+
+# Every interleaving of the hand-over between producers and the sender (src/writer/model.rs). A build of its own, without
+# the link-time optimisation that takes longer than the models do.
+model:
+	$(need_cargo)
+	RUSTFLAGS="--cfg loom" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+		CARGO_TARGET_DIR=$(OUT)/model $(CARGO) test --release --locked --lib $(CARGOFLAGS) -- model
 
 # What `make all` has built is installed as it is, so that `sudo make install` needs no cargo.
 $(LIBRARIES):

@@ -22,6 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for file in SOURCES.iter().chain(&["build.rs", MANUAL, HEADER]) {
         println!("cargo::rerun-if-changed={file}");
     }
+    // Threads of ours may outlive a handle that was freed inside its own callback: their code must stay (dlclose(3)).
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
     // cargo-c gives the soname itself, and ours would win over it.
     println!("cargo::rerun-if-env-changed=CARGO_FEATURE_CAPI");
     if env::var_os("CARGO_FEATURE_CAPI").is_none() {

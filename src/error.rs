@@ -3,6 +3,7 @@
 //! The texts are written for the person who reads a log: which path, which limit, which errno. The numbers that C
 //! programs see are in `ffi/status.rs`; this file knows nothing of them.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -133,7 +134,7 @@ pub enum Error {
     #[error("{action}: {source}")]
     Io {
         /// What was tried, with the path where there is one.
-        action: String,
+        action: Cow<'static, str>,
         /// What the system said.
         source: io::Error,
     },
@@ -159,7 +160,7 @@ pub enum Error {
     #[error("permission denied: {action}: {source}")]
     PermissionDenied {
         /// What was tried, with the path where there is one.
-        action: String,
+        action: Cow<'static, str>,
         /// What the system said.
         source: io::Error,
     },
@@ -176,7 +177,7 @@ pub enum Error {
     #[error("out of resources: {action}: {source}")]
     NoResources {
         /// What was tried.
-        action: String,
+        action: Cow<'static, str>,
         /// What the system said.
         source: io::Error,
     },
@@ -184,7 +185,7 @@ pub enum Error {
 
 impl Error {
     /// Sorts an error of the operating system: want of resources, want of permission, or anything else.
-    pub(crate) fn from_os(action: impl Into<String>, source: io::Error) -> Self {
+    pub(crate) fn from_os(action: impl Into<Cow<'static, str>>, source: io::Error) -> Self {
         let action = action.into();
         match source.raw_os_error() {
             Some(errno) if crate::sys::is_exhaustion(errno) => Error::NoResources { action, source },

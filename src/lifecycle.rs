@@ -197,13 +197,14 @@ impl Lifecycle {
 
     /// Marks the current thread as being inside a callback of this handle until the guard is dropped.
     pub(crate) fn enter_callback(&self) -> InCallback {
-        INSIDE.with_borrow_mut(|inside| inside.push(self.id));
+        // A thread that is ending has lost its list: it has no frames below it either.
+        let _ = INSIDE.try_with(|inside| inside.borrow_mut().push(self.id));
         InCallback
     }
 
     /// Whether the current thread is inside a callback of this handle.
     pub(crate) fn in_callback(&self) -> bool {
-        INSIDE.with_borrow(|inside| inside.contains(&self.id))
+        INSIDE.try_with(|inside| inside.borrow().contains(&self.id)).unwrap_or(false)
     }
 
     /// Refuses a call that waits for this handle when it is made from inside one of its callbacks.
@@ -220,7 +221,7 @@ impl Stop {
 }
 
 /// The earlier of two deadlines, where none is later than any.
-fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (one, None) | (None, one) => one,
@@ -238,7 +239,7 @@ pub(crate) struct InCallback;
 
 impl Drop for InCallback {
     fn drop(&mut self) {
-        INSIDE.with_borrow_mut(|inside| inside.pop());
+        let _ = INSIDE.try_with(|inside| inside.borrow_mut().pop());
     }
 }
 

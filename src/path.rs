@@ -10,10 +10,11 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, Metadata, TryLockError};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -105,9 +106,16 @@ pub(crate) struct Claim {
     /// Our file, held, since its inode number alone may be another's as soon as it is gone; none when it is given back,
     /// or for an abstract address.
     file: Mutex<Option<File>>,
+    /// The number of that file's descriptor, -1 if there is none: for a forked child, where the lock may be held for ever.
+    number: AtomicI32,
 }
 
 impl Claim {
+    /// The descriptor that it holds, -1 if none.
+    pub(crate) fn raw_fd(&self) -> RawFd {
+        self.number.load(Ordering::Relaxed)
+    }
+
     /// Removes the socket file if it is still the one that was made here. Does nothing the second time.
     pub(crate) fn release(&self) -> Result<()> {
         let mut file = self.file.lock();
@@ -121,6 +129,7 @@ impl Claim {
                 remove(&self.path)?;
             }
         }
+        self.number.store(-1, Ordering::Relaxed);
         *file = None;
         Ok(())
     }
@@ -139,7 +148,8 @@ pub(crate) fn claim(path: &Path, mode: Option<u32>, group: Option<u32>) -> Resul
         (None, None) => listen_at(path)?,
         _ => listen_beside_and_rename(path, mode, group)?,
     };
-    Ok((listener, Claim { path: absolute, file: Mutex::new(Some(held)) }))
+    let number = AtomicI32::new(held.as_raw_fd());
+    Ok((listener, Claim { path: absolute, file: Mutex::new(Some(held)), number }))
 }
 
 fn claim_abstract(path: &Path, mode: Option<u32>, group: Option<u32>) -> Result<(OwnedFd, Claim)> {
@@ -149,7 +159,7 @@ fn claim_abstract(path: &Path, mode: Option<u32>, group: Option<u32>) -> Result<
     }
     let listener = bind(path)?;
     socket::listen(listener.as_fd()).map_err(at("listen at", path))?;
-    Ok((listener, Claim { path: path.into(), file: Mutex::new(None) }))
+    Ok((listener, Claim { path: path.into(), file: Mutex::new(None), number: AtomicI32::new(-1) }))
 }
 
 fn bind(path: &Path) -> Result<OwnedFd> {

@@ -29,6 +29,8 @@ pub(super) struct Accepting {
     /// Accepting pauses until then.
     pub(super) again_at: Option<Nanos>,
     pub(super) closed: bool,
+    /// The reader stops, and connections wait in the backlog of a socket of its own.
+    pub(super) backlog: bool,
 }
 
 impl Shared {
@@ -88,7 +90,7 @@ impl Shared {
             return Err(error);
         }
         if let Some(until) = penalty {
-            self.offenders.lock().hold(Arc::clone(&slot), until);
+            self.offenders.lock().hold(slot.id, until);
             self.arm(until);
         }
         if self.inactivity_timeout != Duration::MAX {

@@ -2,13 +2,14 @@
 //!
 //! # What the kernel keeps
 //!
-//! A reader that holds whole frames which it has not handed out yet always leaves a byte unread in the kernel. So when its
-//! process is killed, or a stop is cut short, the kernel tells the writer that something was lost (ECONNRESET). Reading
-//! everything at once would be a system call cheaper, and up to a quarter of a megabyte of messages would vanish without
-//! anybody's knowing.
+//! As long as messages are not handled, a byte stays unread in the kernel: the last one of what is there is only looked at,
+//! and taken when the callback has returned. So when the reader's process is killed, or a stop is cut short, the kernel
+//! tells the writer that something was lost (ECONNRESET), and an empty kernel buffer tells it that everything was handled
+//! (SIOCOUTQ). Reading everything at once would be two system calls cheaper, and up to a quarter of a megabyte of messages
+//! could vanish without anybody's knowing.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -178,15 +179,18 @@ impl Slot {
             let got = match intake.read(self, taken == 0) {
                 Ok(Read::Bytes(got)) => got,
                 Ok(Read::Nothing) => break Turn::More,
-                Ok(Read::End) => break self.at_the_end(&intake),
+                Ok(Read::End) => break self.at_the_end(&intake, taken == 0),
                 Err(error) => break Turn::Failed(Error::from_os("receive", error), intake.context()),
             };
             taken += got;
             if let Err(turn) = intake.deliver(self, rules) {
                 break turn;
             }
-            if intake.emptied || taken >= TURN_BYTES || began.elapsed() >= TURN_TIME {
-                break Turn::More;
+            match intake.take_last(self) {
+                Ok(true) => break Turn::More,
+                Ok(false) if taken >= TURN_BYTES || began.elapsed() >= TURN_TIME => break Turn::More,
+                Ok(false) => {}
+                Err(error) => break Turn::Failed(Error::from_os("receive", error), intake.context()),
             }
         };
         match turn {
@@ -199,11 +203,12 @@ impl Slot {
     }
 
     /// The stream is over. A cut frame is the writer's failure, or will be sent again if it was we who ended it.
-    fn at_the_end(&self, intake: &Intake<'_>) -> Turn {
+    /// `stalled`: nothing had come since the last turn.
+    fn at_the_end(&self, intake: &Intake<'_>, stalled: bool) -> Turn {
         let (got, expected) = intake.cut();
         match self.ended() {
             Ended::Stop => Turn::End,
-            Ended::Idle if expected == 0 => Turn::End,
+            Ended::Idle if expected == 0 || !stalled => Turn::End,
             Ended::Idle => Turn::Failed(Error::Timeout("the rest of a message did not come"), Context::Payload),
             Ended::No if got == 0 => Turn::End,
             Ended::No => {
@@ -229,8 +234,8 @@ struct Intake<'a> {
     /// The undecoded part of the buffer.
     start: usize,
     fill: usize,
-    /// The last read took everything that was there.
-    emptied: bool,
+    /// The last byte has been looked at and lies in the kernel still.
+    peeked: bool,
 }
 
 impl<'a> Intake<'a> {
@@ -242,7 +247,7 @@ impl<'a> Intake<'a> {
             lane.buffer[..fill].copy_from_slice(&state.cut);
             state.cut.clear();
         }
-        Intake { state, buffer: &mut lane.buffer, tally: &lane.tally, start: 0, fill, emptied: false }
+        Intake { state, buffer: &mut lane.buffer, tally: &lane.tally, start: 0, fill, peeked: false }
     }
 
     /// Leaves a cut frame with the connection. An idle one holds no memory.
@@ -272,32 +277,61 @@ impl<'a> Intake<'a> {
         if self.state.need > 0 { Context::Payload } else { Context::Prefix }
     }
 
-    /// Reads so much that one frame at most becomes whole, or so little that a byte stays in the kernel.
+    /// Reads all but the last byte of what is there; that one is only looked at.
     fn read(&mut self, slot: &Slot, first: bool) -> io::Result<Read> {
-        let readable = socket::bytes_readable(slot.fd.as_fd())?;
+        let fd = slot.fd.as_fd();
+        let readable = socket::bytes_readable(fd)?;
         if readable == 0 && !first {
             return Ok(Read::Nothing); // the first time it may be the end, which only a read can tell
         }
         let (held, need) = self.cut();
-        let missing = need.saturating_sub(held);
-        let limit = missing.max(readable.saturating_sub(1)).max(1);
-        let result = if self.in_place() {
+        if self.in_place() {
             self.make_room();
-            let end = self.buffer.len().min(self.fill + limit);
-            socket::recv(slot.fd.as_fd(), &mut self.buffer[self.fill..end]).inspect(|got| self.fill += got)
         } else {
             grow(&mut self.state.cut, need)?;
-            socket::recv_append(slot.fd.as_fd(), &mut self.state.cut, missing)
+        }
+        let result = match (readable, self.in_place()) {
+            (0 | 1, _) => return self.look_at_last(fd),
+            (_, true) => {
+                let end = self.buffer.len().min(self.fill + readable - 1);
+                socket::recv(fd, &mut self.buffer[self.fill..end]).inspect(|got| self.fill += got)
+            }
+            (_, false) => socket::recv_append(fd, &mut self.state.cut, (need - held).min(readable - 1)),
         };
         match result {
             Ok(0) => Ok(Read::End),
-            Ok(got) => {
-                self.emptied = got >= readable;
-                Ok(Read::Bytes(got))
+            Ok(got) => Ok(Read::Bytes(got)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Read::Nothing),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The last byte, or the end.
+    fn look_at_last(&mut self, fd: BorrowedFd<'_>) -> io::Result<Read> {
+        match socket::peek_byte(fd) {
+            Ok(None) => Ok(Read::End),
+            Ok(Some(byte)) => {
+                if self.in_place() {
+                    self.buffer[self.fill] = byte;
+                    self.fill += 1;
+                } else {
+                    self.state.cut.push(byte); // within the capacity that `grow` has made
+                }
+                self.peeked = true;
+                Ok(Read::Bytes(1))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Read::Nothing),
             Err(error) => Err(error),
         }
+    }
+
+    /// What the last byte completed has been handled: takes it. True if that was all that was there.
+    fn take_last(&mut self, slot: &Slot) -> io::Result<bool> {
+        if !std::mem::take(&mut self.peeked) {
+            return Ok(false);
+        }
+        socket::recv(slot.fd.as_fd(), &mut [0])?;
+        Ok(true)
     }
 
     /// A frame that is decoded in place fits the buffer, so with the cut one in front there is room for its rest.

@@ -23,6 +23,7 @@ pub(super) const BROKEN_PAUSE: Duration = Duration::from_millis(1);
 
 impl Shared {
     pub(crate) fn dispatch(&self, timeout: Option<Duration>) -> Result<()> {
+        let _working = self.begin_work();
         if self.lifecycle.dispatch()? {
             self.notify("READY=1");
         }
@@ -79,7 +80,8 @@ impl Shared {
 
     fn release_offenders(&self) {
         let mut offenders = self.offenders.lock();
-        while let Some(slot) = offenders.release(self.now()) {
+        while let Some(id) = offenders.release(self.now()) {
+            let Some(slot) = self.table.get(id) else { continue };
             let _ = self.poller.modify(slot.fd.as_fd(), slot.id, Interest::READABLE_ONCE);
         }
         if let Some(next) = offenders.next_release() {
@@ -89,9 +91,9 @@ impl Shared {
 
     pub(super) fn serve(&self, id: u64) {
         let Some(slot) = self.table.get(id) else { return };
+        let _one_at_a_time = self.turnstile.as_ref().map(Mutex::lock);
         let turn = match self.lanes.take() {
             Ok(mut lane) => {
-                let _one_at_a_time = self.turnstile.as_ref().map(Mutex::lock);
                 let _inside = self.lifecycle.enter_callback();
                 let rules = Rules {
                     handler: &self.handler,
@@ -154,6 +156,8 @@ impl Shared {
     /// Takes a connection out of everything. It is closed with its last user.
     pub(super) fn forget(&self, slot: &Slot) {
         let _ = self.poller.remove(slot.fd.as_fd());
+        // The writer must see the end even if a forked child of this process holds the socket too.
+        let _ = socket::shutdown_both(slot.fd.as_fd());
         self.table.remove(slot.id);
         if self.draining.load(Ordering::SeqCst) {
             let _held = self.gone_lock.lock();

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use parking_lot::Mutex;
 
@@ -18,7 +19,8 @@ use crate::systemd::{self, Environment};
 pub(crate) struct Listener {
     /// None when it has been closed.
     socket: Mutex<Option<OwnedFd>>,
-    number: RawFd,
+    /// Its number, -1 when it has been closed: for a forked child, where the lock may be held for ever.
+    number: AtomicI32,
     path: PathBuf,
     /// None: it was passed to us. Then it is never shut and its file never removed: its backlog belongs to the next start.
     claim: Option<Claim>,
@@ -31,7 +33,7 @@ impl Listener {
             path::check(given)?;
         }
         if let Some((fd, path)) = systemd::take_listener(environment, options.listen_fd_name.as_deref(), given)? {
-            return Ok(Listener { number: fd.as_raw_fd(), socket: Mutex::new(Some(fd)), path, claim: None });
+            return Ok(Listener::new(fd, path, None));
         }
         let path = environment.resolve(given);
         path::check(&path)?;
@@ -40,7 +42,11 @@ impl Listener {
         if options.read_buffer_size > 0 {
             let _ = socket::set_receive_buffer(fd.as_fd(), options.read_buffer_size);
         }
-        Ok(Listener { number: fd.as_raw_fd(), socket: Mutex::new(Some(fd)), path, claim: Some(claim) })
+        Ok(Listener::new(fd, path, Some(claim)))
+    }
+
+    fn new(fd: OwnedFd, path: PathBuf, claim: Option<Claim>) -> Listener {
+        Listener { number: AtomicI32::new(fd.as_raw_fd()), socket: Mutex::new(Some(fd)), path, claim }
     }
 
     /// Registers it with a poller, to be told once.
@@ -81,6 +87,7 @@ impl Listener {
 
     /// The end: whoever waits in the backlog of a socket of our own is told by the kernel.
     pub(crate) fn close(&self) {
+        self.number.store(-1, Ordering::Relaxed);
         drop(self.socket.lock().take());
         if let Some(claim) = &self.claim {
             // Once more, if it could not be done before for want of a descriptor.
@@ -92,9 +99,9 @@ impl Listener {
         self.claim.is_none()
     }
 
-    /// The number of its descriptor, for a forked child.
-    pub(crate) fn raw_fd(&self) -> RawFd {
-        self.number
+    /// The numbers of its descriptors, -1 for none: for a forked child.
+    pub(crate) fn raw_fds(&self) -> [RawFd; 2] {
+        [self.number.load(Ordering::Relaxed), self.claim.as_ref().map_or(-1, Claim::raw_fd)]
     }
 
     /// Where writers find it.

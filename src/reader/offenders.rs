@@ -5,10 +5,8 @@
 //! is lost by that: what it sends stays in its socket.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::connection::Slot;
 use super::table::Nanos;
 
 /// For how long an offence is remembered, and how many of one process are let pass in that time.
@@ -23,7 +21,8 @@ const MOST: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Offenders {
     offences: VecDeque<(Nanos, i32)>,
-    waiting: VecDeque<(Nanos, Arc<Slot>)>,
+    /// By id: one that is closed meanwhile keeps no descriptor.
+    waiting: VecDeque<(Nanos, u64)>,
 }
 
 impl Offenders {
@@ -49,17 +48,18 @@ impl Offenders {
     }
 
     /// Lets a connection wait.
-    pub(super) fn hold(&mut self, slot: Arc<Slot>, until: Nanos) {
-        self.waiting.push_back((until, slot));
+    pub(super) fn hold(&mut self, id: u64, until: Nanos) {
+        self.waiting.push_back((until, id));
     }
 
     /// A connection that has waited long enough.
-    pub(super) fn release(&mut self, now: Nanos) -> Option<Arc<Slot>> {
-        let (until, _) = self.waiting.front()?;
-        if *until > now {
+    pub(super) fn release(&mut self, now: Nanos) -> Option<u64> {
+        let (until, id) = *self.waiting.front()?;
+        if until > now {
             return None;
         }
-        self.waiting.pop_front().map(|(_, slot)| slot)
+        self.waiting.pop_front();
+        Some(id)
     }
 
     /// When the next one has.

@@ -7,7 +7,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -28,22 +28,35 @@ const THREADS_KEPT: u32 = 2;
 /// The threads of one reader.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    pub(super) limit: u32,
-    pub(super) total: AtomicU32,
-    pub(super) waiting: AtomicUsize,
+    limit: u32,
+    counts: Mutex<Counts>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Decided together, so that the last one that waits never leaves.
+#[derive(Debug, Default)]
+struct Counts {
+    total: u32,
+    waiting: u32,
+}
+
+impl Pool {
+    pub(super) fn new(limit: u32) -> Pool {
+        Pool { limit, ..Pool::default() }
+    }
 }
 
 impl Shared {
     pub(crate) fn start(self: &Arc<Self>) -> Result<()> {
         let started = self.lifecycle.start(|| {
-            self.pool.total.store(1, Ordering::SeqCst);
+            self.pool.counts.lock().total = 1;
             self.spawn_thread().map_err(|source| {
-                self.pool.total.store(0, Ordering::SeqCst);
+                self.pool.counts.lock().total = 0;
                 Error::from_os("a thread for the reader", source)
             })
         })?;
         if started == Start::Now {
+            let _working = self.begin_work();
             self.notify("READY=1");
         }
         Ok(())
@@ -70,12 +83,7 @@ impl Shared {
 
     fn serve_until_forced(self: &Arc<Self>) {
         while !self.forced.load(Ordering::SeqCst) {
-            let Some(event) = self.wait_for_one() else {
-                if self.may_leave() {
-                    return;
-                }
-                continue;
-            };
+            let Some(event) = self.wait_for_one() else { return self.lanes.trim() };
             if let Event::Ready { key, .. } = event
                 && key != LISTENER
             {
@@ -85,38 +93,44 @@ impl Shared {
         }
     }
 
-    pub(super) fn wait_for_one(&self) -> Option<Event> {
-        let patience = (self.pool.total.load(Ordering::SeqCst) > THREADS_KEPT).then_some(THREAD_PATIENCE);
-        let mut event = None;
-        self.pool.waiting.fetch_add(1, Ordering::SeqCst);
-        let waited = self.poller.wait(&mut [NO_EVENT; 1], patience, |one| event = Some(one));
-        self.pool.waiting.fetch_sub(1, Ordering::SeqCst);
-        if waited.is_err() {
-            std::thread::sleep(BROKEN_PAUSE);
+    /// Waits for an event. `None`: this thread is not needed any more.
+    fn wait_for_one(&self) -> Option<Event> {
+        loop {
+            let patience = {
+                let mut counts = self.pool.counts.lock();
+                counts.waiting += 1;
+                (counts.total > THREADS_KEPT).then_some(THREAD_PATIENCE)
+            };
+            let mut event = None;
+            let waited = self.poller.wait(&mut [NO_EVENT; 1], patience, |one| event = Some(one));
+            let mut counts = self.pool.counts.lock();
+            counts.waiting -= 1;
+            if event.is_none() && counts.total > THREADS_KEPT && counts.waiting > 0 {
+                counts.total -= 1;
+                return None;
+            }
+            drop(counts);
+            if waited.is_err() {
+                std::thread::sleep(BROKEN_PAUSE);
+            }
+            if event.is_some() {
+                return event;
+            }
         }
-        event
     }
 
     /// Callbacks may block: somebody else must be there for the other connections.
-    pub(super) fn keep_one_waiting(self: &Arc<Self>) {
-        if self.pool.waiting.load(Ordering::SeqCst) > 0 {
-            return;
-        }
-        let more = |total: u32| (total < self.pool.limit).then_some(total + 1);
-        if self.pool.total.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
-            && self.spawn_thread().is_err()
+    fn keep_one_waiting(self: &Arc<Self>) {
         {
+            let mut counts = self.pool.counts.lock();
+            if counts.waiting > 0 || counts.total >= self.pool.limit {
+                return;
+            }
+            counts.total += 1;
+        }
+        if self.spawn_thread().is_err() {
             // No thread to be had now: this one does the work alone, and tries again with the next event.
-            self.pool.total.fetch_sub(1, Ordering::SeqCst);
+            self.pool.counts.lock().total -= 1;
         }
-    }
-
-    pub(super) fn may_leave(&self) -> bool {
-        let fewer = |total: u32| (total > THREADS_KEPT).then(|| total - 1);
-        let leaves = self.pool.total.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok();
-        if leaves {
-            self.lanes.trim();
-        }
-        leaves
     }
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -57,7 +57,9 @@ pub(crate) struct Shared {
     pub(super) forced: AtomicBool,
     /// Something was left unread.
     pub(super) cut_short: AtomicBool,
-    /// A connection is gone, or a deadline has moved, while draining.
+    /// Calls of the host that may run callbacks: a stop waits for them.
+    pub(super) working: AtomicUsize,
+    /// A connection is gone, work is done, or a deadline has moved, while draining.
     pub(super) gone: Condvar,
     pub(super) gone_lock: Mutex<()>,
     /// The handle was dropped inside one of its own callbacks: there is nobody left to tell.
@@ -97,12 +99,13 @@ impl Shared {
             lanes: Lanes::default(),
             accepting: Mutex::default(),
             offenders: Mutex::default(),
-            pool: Pool { limit: options.max_handler_threads, ..Pool::default() },
+            pool: Pool::new(options.max_handler_threads),
             counters: Counters::default(),
             lifecycle: Lifecycle::new(),
             draining: AtomicBool::new(false),
             forced: AtomicBool::new(false),
             cut_short: AtomicBool::new(false),
+            working: AtomicUsize::new(0),
             gone: Condvar::new(),
             gone_lock: Mutex::new(()),
             muted: AtomicBool::new(false),
@@ -193,7 +196,9 @@ impl Shared {
         for fd in self.poller.raw_fds() {
             sys::close_inherited(fd);
         }
-        sys::close_inherited(self.listener.raw_fd());
+        for fd in self.listener.raw_fds().into_iter().filter(|fd| *fd >= 0) {
+            sys::close_inherited(fd);
+        }
         for slot in self.table.all_in_child() {
             sys::close_inherited(slot.fd.as_raw_fd());
             std::mem::forget(slot);

@@ -4,12 +4,29 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
-use crate::lifecycle::{Driver, Ending, Phase, Stop};
+use crate::lifecycle::{Driver, Ending, Phase, Stop, earlier};
 
 use super::connection::Ended;
 use super::shared::Shared;
 
+/// How often a drain looks at what no event tells.
+const DRAIN_LOOK: Duration = Duration::from_millis(5);
+
+/// A call of the host that may run callbacks, until it is dropped.
+pub(super) struct Working<'a>(&'a Shared);
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        self.0.working.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Shared {
+    pub(super) fn begin_work(&self) -> Working<'_> {
+        self.working.fetch_add(1, Ordering::SeqCst);
+        Working(self)
+    }
+
     pub(crate) fn stop(&self, timeout: Duration) -> Result<()> {
         match self.lifecycle.stop(timeout) {
             Stop::Over(ending) => return Stop::over(ending),
@@ -47,9 +64,7 @@ impl Shared {
         let mut accepting = self.accepting.lock();
         accepting.closed = true;
         self.listener.unregister(&self.poller);
-        if self.listener.shut() {
-            let _ = self.accept_some(&mut accepting, usize::MAX);
-        }
+        accepting.backlog = self.listener.shut();
         drop(accepting);
         for slot in self.table.all() {
             slot.end(Ended::Stop);
@@ -63,23 +78,39 @@ impl Shared {
         }
     }
 
+    /// Accepts what waits in our backlog. False if something had to be left for want of descriptors or memory.
+    fn empty_backlog(&self) -> bool {
+        let mut accepting = self.accepting.lock();
+        if accepting.backlog {
+            accepting.backlog = self.accept_some(&mut accepting, usize::MAX).is_err();
+        }
+        !accepting.backlog
+    }
+
     /// Until all connections are gone or the time is up.
     fn await_drain(&self, driver: Driver) {
         loop {
             let deadline = self.deadline();
-            if self.table.len() == 0 || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            let emptied = self.empty_backlog();
+            if emptied && self.table.len() == 0 {
+                return;
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                self.cut_short.fetch_or(!emptied, Ordering::SeqCst);
                 return;
             }
             if driver == Driver::Host {
-                self.drive(deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())));
+                // Another thread of the host may serve the last connection: there is no event for that.
+                self.drive(Some(DRAIN_LOOK));
                 continue;
             }
             let mut held = self.gone_lock.lock();
             if self.table.len() == 0 || self.deadline() != deadline {
                 continue;
             }
-            match deadline {
-                Some(deadline) => drop(self.gone.wait_until(&mut held, deadline)),
+            let look = (!emptied).then(|| Instant::now() + DRAIN_LOOK);
+            match earlier(deadline, look) {
+                Some(until) => drop(self.gone.wait_until(&mut held, until)),
                 None => self.gone.wait(&mut held),
             }
         }
@@ -101,8 +132,9 @@ impl Shared {
             let _ = thread.join();
         }
         let mut held = self.gone_lock.lock();
-        while self.table.len() > 0 {
-            self.gone.wait(&mut held); // callbacks in `dispatch` calls of the host
+        // Callbacks in calls of the host.
+        while self.table.len() > 0 || self.working.load(Ordering::SeqCst) > 0 {
+            self.gone.wait_for(&mut held, DRAIN_LOOK);
         }
     }
 

@@ -130,6 +130,16 @@ pub(crate) fn recv(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     recv_uninit(fd, buffer)
 }
 
+/// The next byte, left in the kernel; `None` is the end of the stream (MSG_PEEK, recv(2)).
+pub(crate) fn peek_byte(fd: BorrowedFd<'_>) -> io::Result<Option<u8>> {
+    let mut byte = 0_u8;
+    let got = retry_eintr(|| {
+        // SAFETY: one writable byte.
+        cvt_len(unsafe { libc::recv(fd.as_raw_fd(), (&raw mut byte).cast(), 1, libc::MSG_DONTWAIT | libc::MSG_PEEK) })
+    })?;
+    Ok((got == 1).then_some(byte))
+}
+
 /// Receives at most `limit` bytes onto the end of `to`, within its capacity.
 pub(crate) fn recv_append(fd: BorrowedFd<'_>, to: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
     let room = to.spare_capacity_mut();
@@ -152,6 +162,20 @@ fn recv_uninit(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result
 pub(crate) fn shutdown_read(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes no pointers.
     cvt(unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_RD) })?;
+    Ok(())
+}
+
+/// Ends the outgoing direction: the peer reads what is queued, and then the end, whoever else holds this socket.
+pub(crate) fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    cvt(unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) })?;
+    Ok(())
+}
+
+/// Ends both directions, whoever else holds this socket.
+pub(crate) fn shutdown_both(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    cvt(unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_RDWR) })?;
     Ok(())
 }
 

@@ -11,11 +11,11 @@ use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, ErrorHandler, Result};
 use crate::lifecycle::{Driver, Ending, Lifecycle, Phase, Stop};
@@ -68,8 +68,13 @@ struct Shared {
     lifecycle: Lifecycle,
     thread: Mutex<Option<JoinHandle<()>>>,
     on_error: Option<ErrorHandler>,
-    /// Held while reports are delivered, so that a stop can wait for that.
+    /// Losses that a flush has told of.
+    losses_told: AtomicU64,
+    /// Held while reports are delivered: one callback at a time.
     delivering: Mutex<()>,
+    /// Reports that have been gathered and not delivered yet: a stop waits for them.
+    undelivered: Mutex<usize>,
+    delivered: Condvar,
     /// The handle was dropped inside one of its own callbacks: there is nobody left to tell.
     muted: AtomicBool,
     fork: fork::Token,
@@ -102,7 +107,10 @@ impl Writer {
             lifecycle: Lifecycle::new(),
             thread: Mutex::new(None),
             on_error: options.on_error,
+            losses_told: AtomicU64::new(0),
             delivering: Mutex::new(()),
+            undelivered: Mutex::new(0),
+            delivered: Condvar::new(),
             muted: AtomicBool::new(false),
             fork: fork::Token::of_this_process().map_err(resources)?,
         };
@@ -202,21 +210,21 @@ impl Writer {
         }
     }
 
-    /// Waits until the reader's process has read everything that was accepted before the call. A message that was given
-    /// up, or may have been lost with the reader, while this waited makes it fail with [`Error::Undelivered`].
+    /// Waits until the reader's process has read everything that was accepted before the call. If messages have been given
+    /// up, or may have been lost with a reader, since the last flush, it fails with [`Error::Undelivered`] at once.
     pub fn flush(&self, timeout: Duration) -> Result<()> {
         self.check_fork()?;
         let shared = &*self.shared;
         shared.lifecycle.refuse_in_callback("flush")?;
         let goal = shared.queue.account().accepted.messages;
-        let lost_before = shared.lost();
         let deadline = Instant::now().checked_add(timeout);
         let mut step = FLUSH_STEP;
         loop {
             let settled = shared.sender.lock().settled(shared.world());
-            let lost = shared.lost() - lost_before;
-            if lost > 0 {
-                return Err(Error::Undelivered(lost));
+            let lost = shared.lost();
+            let new_losses = lost.saturating_sub(shared.losses_told.fetch_max(lost, Ordering::Relaxed));
+            if new_losses > 0 {
+                return Err(Error::Undelivered(new_losses));
             }
             if settled >= goal {
                 return Ok(());
@@ -249,7 +257,9 @@ impl Writer {
     /// What the writer has done so far.
     pub fn metrics(&self) -> WriterMetrics {
         let shared = &*self.shared;
-        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        // First, so that it never counts messages that `sent` does not.
+        let suspected_lost = count(&shared.counters.suspected_lost);
         let account = shared.queue.account();
         WriterMetrics {
             sent: account.sent.messages,
@@ -260,7 +270,7 @@ impl Writer {
             sent_bytes: account.sent.bytes,
             retried: count(&shared.counters.retried),
             abandoned: account.abandoned.messages,
-            suspected_lost: count(&shared.counters.suspected_lost),
+            suspected_lost,
             connections: count(&shared.counters.connections),
             connect_failures: count(&shared.counters.connect_failures),
         }
@@ -422,7 +432,7 @@ impl Shared {
         }
         let (next, reports) = {
             let mut sender = self.sender.lock();
-            (sender.advance(Instant::now(), phase, closed, self.world()), sender.take_reports())
+            (sender.advance(Instant::now(), phase, closed, self.world()), self.gather(&mut sender))
         };
         self.deliver(reports);
         match next {
@@ -439,14 +449,31 @@ impl Shared {
         }
     }
 
+    /// Takes what the sender has to report, while its lock is held: from now on a stop waits for the delivery.
+    fn gather(&self, sender: &mut Sender) -> Vec<Report> {
+        let reports = sender.take_reports();
+        if !reports.is_empty() {
+            *self.undelivered.lock() += 1;
+        }
+        reports
+    }
+
     fn deliver(&self, reports: Vec<Report>) {
-        let Some(on_error) = &self.on_error else { return };
         if reports.is_empty() {
             return;
         }
+        // Muted, it may be that this very thread delivers already.
+        if let Some(on_error) = self.on_error.as_ref().filter(|_| !self.muted.load(Ordering::Relaxed)) {
+            self.call_back(on_error, &reports);
+        }
+        *self.undelivered.lock() -= 1;
+        self.delivered.notify_all();
+    }
+
+    fn call_back(&self, on_error: &ErrorHandler, reports: &[Report]) {
         let _delivering = self.delivering.lock();
         let _inside = self.lifecycle.enter_callback();
-        for report in &reports {
+        for report in reports {
             for _ in 0..report.times {
                 if self.muted.load(Ordering::Relaxed) {
                     return;
@@ -473,7 +500,10 @@ impl Shared {
         if let Some(thread) = self.thread.lock().take() {
             let _ = thread.join(); // it returns as soon as it sees the end; its panic would have been reported there
         }
-        drop(self.delivering.lock());
+        let mut undelivered = self.undelivered.lock();
+        while *undelivered > 0 {
+            self.delivered.wait(&mut undelivered);
+        }
         result
     }
 
@@ -481,7 +511,7 @@ impl Shared {
     fn give_up_undriven(&self) {
         let (ending, reports) = {
             let mut sender = self.sender.lock();
-            (sender.give_up(self.world()), sender.take_reports())
+            (sender.give_up(self.world()), self.gather(&mut sender))
         };
         self.deliver(reports);
         self.lifecycle.finish(ending);

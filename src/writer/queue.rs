@@ -8,7 +8,7 @@
 //! sender says that it is sent or abandoned, not when a batch is taken, so the limits are exact.
 
 use std::ops::{Deref, DerefMut};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::frame;
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, Receiver, Sender, bounded, fence};
@@ -18,6 +18,9 @@ const BATCH: usize = 64 << 10;
 
 /// A message from this size on is copied before the lock is taken, into a batch of its own.
 const LARGE: usize = BATCH / 2;
+
+/// How often a waiting producer looks for room by itself.
+const LOOK_FOR_ROOM: Duration = Duration::from_millis(10);
 
 /// Empty batches kept for the next messages. More are needed only while a slow reader lets the queue fill.
 const SPARES: usize = 256;
@@ -196,7 +199,7 @@ impl Queue {
             return self.push_large(message);
         }
         let mut open = self.open.lock();
-        self.append(&mut open, message).inspect_err(|_| count_drop(&mut open))
+        self.append(&mut open, message).inspect_err(|refusal| count_drop(&mut open, *refusal))
     }
 
     /// As [`Queue::push`], but a full queue is not counted as a refusal yet: the caller can wait.
@@ -220,16 +223,16 @@ impl Queue {
             if self.has_room(&mut open, len) {
                 return;
             }
-            match deadline {
-                Some(deadline) => timed_out = self.room.wait_until(&mut open, deadline).timed_out(),
-                None => self.room.wait(&mut open),
-            }
+            // Told when the queue is half empty; looked at more often, since it may stay fuller than that.
+            let look = Instant::now() + LOOK_FOR_ROOM;
+            self.room.wait_until(&mut open, deadline.map_or(look, |deadline| deadline.min(look)));
+            timed_out = deadline.is_some_and(|deadline| Instant::now() >= deadline);
         }
     }
 
     /// Counts a message that was refused although its producer was ready to wait.
     pub(crate) fn count_dropped(&self) {
-        count_drop(&mut self.open.lock());
+        count_drop(&mut self.open.lock(), Refusal::Full);
     }
 
     /// Appends messages in order until one is refused. Returns how many were taken and why it ended early. `wake` is called
@@ -248,7 +251,7 @@ impl Queue {
                 if message.is_empty() && !open.closed {
                     return Ok(false);
                 }
-                Ok(self.append(&mut open, message).inspect_err(|_| count_drop(&mut open))?)
+                Ok(self.append(&mut open, message).inspect_err(|refusal| count_drop(&mut open, *refusal))?)
             });
             match appended {
                 Ok(was_asleep) => asleep |= was_asleep,
@@ -276,7 +279,7 @@ impl Queue {
     }
 
     fn push_large(&self, message: &[u8]) -> Result<bool, Refusal> {
-        let admit = |open: &mut Open| self.admit(open, message.len()).inspect_err(|_| count_drop(open));
+        let admit = |open: &mut Open| self.admit(open, message.len()).inspect_err(|refusal| count_drop(open, *refusal));
         admit(&mut self.open.lock())?;
         let mut own = Batch::with_capacity(message.len() + frame::MAX_PREFIX)?;
         own.append(message);
@@ -456,11 +459,9 @@ impl Queue {
     }
 }
 
-/// A message that found no room, or no memory, or nobody: only the first two are lost for want of room.
-fn count_drop(open: &mut Open) {
-    if !open.closed {
-        open.dropped += 1;
-    }
+/// Only want of room makes a drop: a message that finds no memory, or a closed queue, is its caller's.
+fn count_drop(open: &mut Open, refusal: Refusal) {
+    open.dropped += u64::from(refusal == Refusal::Full);
 }
 
 impl Finished {
@@ -478,7 +479,6 @@ impl Finished {
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use std::time::Duration;
 
     fn drain(queue: &Queue) -> Vec<u8> {
         let mut out = Vec::new();

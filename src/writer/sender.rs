@@ -100,6 +100,10 @@ struct Connection {
     window: Window,
     /// Since when the kernel takes nothing; reported again after each further `write_timeout`.
     stalled: Option<Instant>,
+    /// A send has told of the reader's end over unread bytes, or may have: see [`Connection::send`].
+    reset: bool,
+    /// The last send took a part, and the kernel has not said since that it is full.
+    short: bool,
 }
 
 /// A reader that takes nothing more and still reads: it has shut its side (`SHUT_RD`) and not closed yet. The socket is
@@ -305,7 +309,14 @@ impl Sender {
         }
         world.socket.store(fd.as_raw_fd(), Ordering::Relaxed);
         self.nobody_listens = false;
-        self.link = Link::Up(Connection { fd, made: now, window: Window::new(send_buffer), stalled: None });
+        self.link = Link::Up(Connection {
+            fd,
+            made: now,
+            window: Window::new(send_buffer),
+            stalled: None,
+            reset: false,
+            short: false,
+        });
     }
 
     fn dial_failed(&mut self, now: Instant, error: io::Error, world: World<'_>) {
@@ -337,7 +348,7 @@ impl Sender {
                     }
                 }
             }
-            match socket::send(connection.fd.as_fd(), self.front.rest()) {
+            match connection.send(self.front.rest()) {
                 Ok(bytes) => {
                     let messages = self.front.advance(bytes, world.queue);
                     connection.window.sent(bytes, messages);
@@ -371,7 +382,8 @@ impl Sender {
     /// whether everything was read, and the messages of the next connection must not overtake the last ones of this.
     /// A close empties the kernel's buffer, so an empty one tells the two apart.
     fn broken(&mut self, now: Instant, cause: Option<io::Error>, world: World<'_>) {
-        let Link::Up(connection) = self.take_link(now) else { return };
+        let Link::Up(mut connection) = self.take_link(now) else { return };
+        connection.reset |= connection.short && socket::has_hung_up(connection.fd.as_fd());
         let unread = socket::bytes_unread_by_peer(connection.fd.as_fd()).unwrap_or(0);
         if unread == 0 {
             return self.lose(now, connection, cause, false, world);
@@ -418,20 +430,19 @@ impl Sender {
 
     /// The end of a connection: what became of what it carried, and of the message that it broke on.
     fn lose(&mut self, now: Instant, connection: Connection, cause: Option<io::Error>, hangs: bool, world: World<'_>) {
-        let reset = matches!(socket::take_error(connection.fd.as_fd()), Ok(Some(_)));
-        if reset || hangs {
-            add(&world.counters.suspected_lost, connection.window.in_doubt());
-        }
-        let was_well = connection.window.has_sent() || now.saturating_duration_since(connection.made) >= SETTLED;
-        self.failures = if was_well { 0 } else { self.failures.saturating_add(1) };
-        close(connection, world);
+        let was_well = connection.window.has_been_read() || now.saturating_duration_since(connection.made) >= SETTLED;
+        let lost = connection.close(hangs, world);
         self.down_since = now;
+        let before = if was_well && !lost { 0 } else { self.failures };
         let idle = cause.is_none();
         if let Some(cause) = cause {
             self.count_attempt(cause, world);
         }
         self.front.rewind();
+        // At once the first time, and with growing pauses while connections come to nothing.
+        self.failures = before;
         self.pause(now, idle, world);
+        self.failures = before.saturating_add(u32::from(!was_well));
     }
 
     fn count_attempt(&mut self, cause: io::Error, world: World<'_>) {
@@ -482,8 +493,8 @@ impl Sender {
     fn finish(&mut self, ending: Ending, world: World<'_>) -> Next {
         let down = Link::Down { until: Instant::now(), message_hurries: false };
         match std::mem::replace(&mut self.link, down) {
-            Link::Up(connection) => close(connection, world),
-            Link::Ending(farewell) => close(farewell.connection, world),
+            Link::Up(connection) => drop(connection.close(false, world)),
+            Link::Ending(farewell) => drop(farewell.connection.close(false, world)),
             Link::Down { .. } | Link::Backlog { .. } => {}
         }
         world.queue.trim(0);
@@ -497,11 +508,12 @@ impl Sender {
                 world.queue.trim(SPARES_AT_REST);
                 self.trim_at = None;
             }
+            Some(at) => drop(world.poller.arm(at)),
             None if world.queue.spares() > SPARES_AT_REST => {
                 self.trim_at = Some(now + TRIM_AFTER);
                 let _ = world.poller.arm(now + TRIM_AFTER);
             }
-            _ => {}
+            None => {}
         }
     }
 
@@ -518,7 +530,7 @@ impl Sender {
         let Some(batch) = world.queue.take() else { return false };
         self.front.load(batch);
         // What the kernel does not take, and what it says of a broken connection, the sender will be told again.
-        if let Ok(bytes) = socket::send(connection.fd.as_fd(), self.front.rest()) {
+        if let Ok(bytes) = connection.send(self.front.rest()) {
             let messages = self.front.advance(bytes, world.queue);
             connection.window.sent(bytes, messages);
             if messages > 0 {
@@ -573,6 +585,31 @@ enum Pumped {
 }
 
 impl Connection {
+    /// Sends, and takes note of what the kernel says of the reader's end. It says so once: a send of several pieces that
+    /// meets the end between two of them takes the error off the socket and returns a short count
+    /// (`sock_alloc_send_pskb`). A short count that no EAGAIN explains is therefore a reason for doubt.
+    fn send(&mut self, data: &[u8]) -> io::Result<usize> {
+        let result = socket::send(self.fd.as_fd(), data);
+        match &result {
+            Ok(bytes) => self.short = *bytes < data.len(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.short = false,
+            Err(error) => self.reset |= error.kind() == io::ErrorKind::ConnectionReset,
+        }
+        result
+    }
+
+    /// Closes it, and counts what may be lost with its reader. Returns whether anything may.
+    fn close(self, hangs: bool, world: World<'_>) -> bool {
+        let reset = self.reset || matches!(socket::take_error(self.fd.as_fd()), Ok(Some(_)));
+        let lost = if reset || hangs { self.window.in_doubt() } else { 0 };
+        add(&world.counters.suspected_lost, lost);
+        world.socket.store(-1, Ordering::Relaxed);
+        let _ = world.poller.remove(self.fd.as_fd());
+        // The reader must see the end even if a forked child of this process holds the socket too.
+        let _ = socket::shutdown_write(self.fd.as_fd());
+        lost > 0
+    }
+
     fn look_whether_all_is_read(&mut self) {
         // The buffer of a reader that is gone is empty too, so a hang-up that came before takes the answer back.
         if self.window.unread() > 0
@@ -609,11 +646,6 @@ impl Connection {
         let _ = now.checked_add(timeout).map(|next| world.poller.arm(next));
         Some(Error::Backpressure(timeout))
     }
-}
-
-fn close(connection: Connection, world: World<'_>) {
-    world.socket.store(-1, Ordering::Relaxed);
-    let _ = world.poller.remove(connection.fd.as_fd());
 }
 
 fn past_deadline(phase: Phase) -> bool {

@@ -84,9 +84,9 @@ impl Window {
         self.sent.messages - self.read
     }
 
-    /// Whether any message went out whole.
-    pub(crate) fn has_sent(&self) -> bool {
-        self.sent.messages > 0
+    /// Whether the reader has read any message.
+    pub(crate) fn has_been_read(&self) -> bool {
+        self.read > 0
     }
 }
 
