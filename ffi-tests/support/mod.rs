@@ -165,6 +165,10 @@ pub(crate) fn run(command: &mut Command, patience: Duration) -> Finished {
     let log = tempfile::NamedTempFile::new().expect("a file for the output");
     let stream = |log: &File| Stdio::from(log.try_clone().expect("a second descriptor for the output"));
     command.stdin(Stdio::null()).stdout(stream(log.as_file())).stderr(stream(log.as_file()));
+    // Cargo puts the folder of the last `cargo build` first for its tests, and that wins over a program's own rpath.
+    if !command.get_envs().any(|(name, _)| name == "LD_LIBRARY_PATH") {
+        command.env("LD_LIBRARY_PATH", link_dir());
+    }
     let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let printed = || String::from_utf8_lossy(&fs::read(log.path()).unwrap_or_default()).into_owned();
 

@@ -308,21 +308,31 @@ impl<'a> Intake<'a> {
 
     /// The last byte, or the end.
     fn look_at_last(&mut self, fd: BorrowedFd<'_>) -> io::Result<Read> {
-        match socket::peek_byte(fd) {
-            Ok(None) => Ok(Read::End),
+        let byte = match socket::peek_byte(fd) {
+            Ok(None) => return Ok(Read::End),
             Ok(Some(byte)) => {
-                if self.in_place() {
-                    self.buffer[self.fill] = byte;
-                    self.fill += 1;
-                } else {
-                    self.state.cut.push(byte); // within the capacity that `grow` has made
-                }
                 self.peeked = true;
-                Ok(Read::Bytes(1))
+                byte
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Read::Nothing),
-            Err(error) => Err(error),
+            // An out-of-band byte (MSG_OOB, unix(7)) is readable, but no look shows it: a read passes over it for good.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut byte = [0];
+                match socket::recv(fd, &mut byte) {
+                    Ok(0) => return Ok(Read::End),
+                    Ok(_) => byte[0],
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Read::Nothing),
+                    Err(error) => return Err(error),
+                }
+            }
+            Err(error) => return Err(error),
+        };
+        if self.in_place() {
+            self.buffer[self.fill] = byte;
+            self.fill += 1;
+        } else {
+            self.state.cut.push(byte); // within the capacity that `grow` has made
         }
+        Ok(Read::Bytes(1))
     }
 
     /// What the last byte completed has been handled: takes it. True if that was all that was there.

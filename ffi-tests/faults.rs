@@ -1,0 +1,160 @@
+//! What goes wrong in the field, made to happen: processes that are killed, stopped and starved, hosts and peers that
+//! behave badly. One test per scenario of the programs in `ffi-tests/faults`, each in a process and a folder of its own.
+//!
+//! Each run prints its account, which the programs check while the fault lasts and when it is over:
+//! `cargo test --test faults -- --nocapture` shows them.
+
+#![allow(clippy::print_stdout)] // a test's output belongs to whoever runs it
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use support::{PATIENCE, build_dir, compile, library, output, project, run_ok, tempdir};
+
+/// What a service manager sets belongs to whatever runs the tests.
+const SYSTEMD: [&str; 6] =
+    ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "RUNTIME_DIRECTORY", "STATE_DIRECTORY"];
+
+fn run_in_scratch(program: &Path, arguments: &[&str]) -> String {
+    let scratch = tempdir();
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(scratch.path());
+    for variable in SYSTEMD {
+        command.env_remove(variable);
+    }
+    let printed = run_ok(&mut command, PATIENCE);
+    println!("{arguments:?}\n{printed}");
+    printed
+}
+
+/// A scenario that a program has and this file has not would never run.
+fn assert_all_listed(program: &Path, listed: &[&str]) {
+    let known = output(Command::new(program).arg("--list"));
+    assert_eq!(known.lines().collect::<Vec<_>>(), listed, "the scenarios of {}", program.display());
+}
+
+macro_rules! program {
+    ($program:ident from $source:literal as $standard:literal: $($scenario:ident)*) => {
+        mod $program {
+            use std::path::{Path, PathBuf};
+            use std::sync::OnceLock;
+
+            use crate::support::{compile, project};
+
+            fn program() -> &'static Path {
+                static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+                PROGRAM.get_or_init(|| compile(&project($source), $standard))
+            }
+
+            #[test]
+            fn all_scenarios_are_listed_here() {
+                crate::assert_all_listed(program(), &[$(stringify!($scenario)),*]);
+            }
+
+            $(
+                #[test]
+                fn $scenario() {
+                    crate::run_in_scratch(program(), &[stringify!($scenario)]);
+                }
+            )*
+        }
+    };
+}
+
+program! { crashes from "ffi-tests/faults/crashes.c" as "c11":
+    reader_killed_under_load
+    reader_killed_while_frozen
+    reader_stopped_for_seconds
+    reader_frozen_in_a_callback
+    reader_restarted_a_thousand_times
+    writer_killed_inside_a_frame
+    host_exits_without_stop
+}
+
+program! { shortage from "ffi-tests/faults/shortage.c" as "c11":
+    descriptor_table_full_for_five_seconds
+    descriptor_table_of_the_writer_full
+    memory_refused_at_enqueue
+    memory_refused_at_read
+    directory_removed_while_running
+    socket_file_deleted_and_replaced
+    directory_made_unreadable
+    directory_unreadable_for_the_writer
+    file_system_full
+    backlog_full_with_200_writers
+}
+
+program! { host from "ffi-tests/faults/host.c" as "c11":
+    signal_storm
+    millisecond_timers
+    callbacks_that_fail
+    stop_races_with_everything
+}
+
+program! { throws from "ffi-tests/faults/throws.cpp" as "c++11":
+    exception_in_a_message_callback
+    exception_in_a_batch_callback
+    exception_in_an_error_callback
+    exception_in_a_dispatched_callback
+}
+
+program! { hostile from "ffi-tests/faults/hostile.c" as "c11":
+    random_bytes
+    valid_frames_cut_anywhere
+    lengths_up_to_the_largest
+    one_byte_at_a_time
+    out_of_band_bytes
+    descriptors_with_every_message
+    a_flood_of_connects
+    peers_that_never_close
+    uid_that_may_not_enter
+    gid_that_may_not_enter
+    more_than_max_connections
+}
+
+/// A host that is not linked against the library, so that `dlclose` may really unload it.
+fn plugin_host() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let program = build_dir().join(format!("plugin.{}", std::process::id()));
+        let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+        let mut command = Command::new(compiler);
+        command.args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-O1", "-pthread", "-I"]);
+        command.arg(project("include")).arg(project("ffi-tests/faults/plugin.c")).arg("-o").arg(&program).arg("-ldl");
+        output(&mut command);
+        let settled = build_dir().join("plugin");
+        std::fs::rename(&program, &settled).expect("rename the compiled program");
+        settled
+    })
+}
+
+fn load_and_unload(who: &str) {
+    let library = library();
+    run_in_scratch(plugin_host(), &[library.to_str().expect("a path in UTF-8"), who]);
+}
+
+#[test]
+fn dlopen_and_dlclose_in_the_main_thread() {
+    load_and_unload("main");
+}
+
+#[test]
+fn dlopen_and_dlclose_in_threads_that_end() {
+    load_and_unload("thread");
+}
+
+#[test]
+fn dlclose_when_every_thread_that_used_it_has_ended() {
+    load_and_unload("around");
+}
+
+/// A few seconds of what `make soak` does for hours.
+#[test]
+fn a_short_soak() {
+    let program = compile(&project("ffi-tests/soak/soak.c"), "c11");
+    let printed = run_in_scratch(&program, &["0.1"]);
+    assert!(printed.contains("account of all writers"), "{printed}");
+}

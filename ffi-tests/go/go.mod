@@ -1,0 +1,3 @@
+module udsipc.test/peer
+
+go 1.24
