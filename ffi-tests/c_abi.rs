@@ -1,7 +1,7 @@
 //! The C ABI, from C and C++: one test per scenario of the programs in `ffi-tests/c`.
 //!
-//! Each scenario runs in a process and a folder of its own. It must end in time, succeed, and print nothing: the library
-//! promises to be silent, and a program that is content has nothing to say.
+//! Each scenario runs in a process and a folder of its own. It must end in time, succeed, and print nothing: the
+//! library promises to be silent, and a program that is content has nothing to say.
 
 mod support;
 

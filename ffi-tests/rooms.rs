@@ -431,7 +431,8 @@ fn every_unsafe_says_why_it_is_sound() {
     everywhere(unexplained_unsafe);
     let good = "fn f() {\n    // SAFETY: because\n    // of this.\n    let x =\n        unsafe { g() };\n}";
     assert_eq!(unexplained_unsafe(&Source::new("sys/x.rs", good)), [""; 0]);
-    let bad = "// SAFETY: another one.\nlet y = unsafe { g() };\nfn f() {\n    let x = unsafe { g() };\n}\nunsafe impl Send for X {}";
+    let bad = "// SAFETY: another one.\nlet y = unsafe { g() };\nfn f() {\n    let x = unsafe { g() };\n}\n\
+               unsafe impl Send for X {}";
     assert_eq!(unexplained_unsafe(&Source::new("sys/x.rs", bad)).len(), 2);
     assert_eq!(
         unexplained_unsafe(&Source::new("sys/x.rs", "unsafe fn f();\ntype F = unsafe extern \"C\" fn();")),

@@ -416,7 +416,7 @@ static void writer_stop_inside_a_callback_dispatched(void)
 
 /* ---- free inside a callback ---- */
 
-/* A handle may be freed inside its callback, not while another thread is still in a call on it: `_start` must be back. */
+/* A handle may be freed inside its callback, not while another thread is in a call on it: `_start` must be back. */
 static struct gate started = GATE;
 
 static int32_t free_own_reader(const uint8_t *data, size_t len, const udsipc_connection *connection, void *userdata)

@@ -91,7 +91,7 @@ static int32_t wait_at_gate(const uint8_t *data, size_t len, const udsipc_connec
     return 0;
 }
 
-/* Every thread but the main one blocks every signal that can be blocked. 32 and 33 are the C library's own (nptl(7)). */
+/* Every thread but the main one blocks every signal that can be blocked. 32 and 33 are the C library's (nptl(7)). */
 static void library_threads_block_all_signals(void)
 {
     struct path path = in_scratch("s");
@@ -299,13 +299,15 @@ static void every_call_is_forked(struct inheritance *inherited)
     CHECK_STATUS(udsipc_writer_flush(writer, UDSIPC_WAIT_FOREVER), UDSIPC_ERR_FORKED);
     CHECK_STATUS(udsipc_writer_stop(writer, UDSIPC_WAIT_FOREVER), UDSIPC_ERR_FORKED);
     CHECK_STATUS(udsipc_writer_dispatch(writer, UDSIPC_WAIT_FOREVER), UDSIPC_ERR_FORKED);
-    CHECK_STATUS(udsipc_writer_get_metrics(writer, (udsipc_writer_metrics *)metrics, sizeof metrics), UDSIPC_ERR_FORKED);
+    CHECK_STATUS(udsipc_writer_get_metrics(writer, (udsipc_writer_metrics *)metrics, sizeof metrics),
+                 UDSIPC_ERR_FORKED);
     CHECK_INT(udsipc_writer_fd(writer), -1);
     CHECK_INT(udsipc_writer_is_connected(writer), 0);
     CHECK_STATUS(udsipc_reader_start(reader), UDSIPC_ERR_FORKED);
     CHECK_STATUS(udsipc_reader_stop(reader, UDSIPC_WAIT_FOREVER), UDSIPC_ERR_FORKED);
     CHECK_STATUS(udsipc_reader_dispatch(reader, UDSIPC_WAIT_FOREVER), UDSIPC_ERR_FORKED);
-    CHECK_STATUS(udsipc_reader_get_metrics(reader, (udsipc_reader_metrics *)metrics, sizeof metrics), UDSIPC_ERR_FORKED);
+    CHECK_STATUS(udsipc_reader_get_metrics(reader, (udsipc_reader_metrics *)metrics, sizeof metrics),
+                 UDSIPC_ERR_FORKED);
     CHECK_INT(udsipc_reader_fd(reader), -1);
 }
 
@@ -434,7 +436,7 @@ static void use_and_free_in_child(void *argument)
     udsipc_reader_free(inherited->reader);
 }
 
-/* Forked at any moment, with whatever lock held by some thread that does not exist in the child: no call there hangs. */
+/* Forked at any moment, with any lock held by some thread that does not exist in the child: no call there hangs. */
 static void fork_under_load(void)
 {
     static struct traffic traffic;

@@ -245,7 +245,8 @@ void objects_move()
 void dispatched_objects()
 {
     inbox received;
-    udsipc::reader reader(socket_path(), [&](udsipc::view message, udsipc::connection) { received.put(message.str()); });
+    auto receive = [&](udsipc::view message, udsipc::connection) { received.put(message.str()); };
+    udsipc::reader reader(socket_path(), receive);
     udsipc::writer writer(socket_path());
     CHECK(reader.fd() >= 0 && writer.fd() >= 0);
     writer.write("hello");

@@ -27,11 +27,16 @@ use super::{Connection, Handler};
 const LARGEST_IN_PLACE: usize = READ_BUFFER;
 /// The first piece of such memory; each further one doubles it, up to the announced length.
 const FIRST_PIECE: usize = 64 << 10;
+/// A cut frame up to this size moves to the front at once: the front of the buffer is warm.
+const CHEAP_MOVE: usize = 2 << 10;
 /// With less room than this behind a cut frame, the frame moves to the front of the buffer.
 const LEAST_ROOM: usize = 64 << 10;
 /// A busy connection gives its thread free after this much or this long, so that others are served.
 const TURN_BYTES: usize = 1 << 20;
 const TURN_TIME: Duration = Duration::from_millis(5);
+/// A turn that read this much is worth another look or a few.
+const BUSY: usize = 16 << 10;
+const LOOKS: usize = 16;
 /// How many messages one batch callback gets at most.
 pub(crate) const BATCH: usize = 256;
 
@@ -187,7 +192,8 @@ impl Slot {
                 break turn;
             }
             match intake.take_last(self) {
-                Ok(true) => break Turn::More,
+                Ok(true) if !self.more_comes(taken) => break Turn::More,
+                Ok(true) => {}
                 Ok(false) if taken >= TURN_BYTES || began.elapsed() >= TURN_TIME => break Turn::More,
                 Ok(false) => {}
                 Err(error) => break Turn::Failed(Error::from_os("receive", error), intake.context()),
@@ -200,6 +206,18 @@ impl Slot {
             },
             end => end,
         }
+    }
+
+    /// Nothing is left. On a busy connection more comes in a moment: to look again is cheaper than to sleep, for the writer
+    /// too, which would have to wake us, and another thread is not woken in our place. Others who want the processor get
+    /// it meanwhile.
+    fn more_comes(&self, taken: usize) -> bool {
+        taken >= BUSY
+            && taken < TURN_BYTES
+            && (0..LOOKS).any(|_| {
+                std::thread::yield_now();
+                self.has_unread()
+            })
     }
 
     /// The stream is over. A cut frame is the writer's failure, or will be sent again if it was we who ended it.
@@ -348,7 +366,8 @@ impl<'a> Intake<'a> {
     fn make_room(&mut self) {
         if self.start == self.fill {
             (self.start, self.fill) = (0, 0);
-        } else if self.start > 0 && self.buffer.len() - self.fill < LEAST_ROOM {
+        } else if self.start > 0 && (self.fill - self.start <= CHEAP_MOVE || self.buffer.len() - self.fill < LEAST_ROOM)
+        {
             self.buffer.copy_within(self.start..self.fill, 0);
             (self.start, self.fill) = (0, self.fill - self.start);
         }

@@ -364,9 +364,14 @@ impl Queue {
         Some(batch)
     }
 
+    /// The sender takes a full batch, without the lock.
+    pub(crate) fn take_sealed(&self) -> Option<Batch> {
+        self.sealed.try_recv().ok()
+    }
+
     /// The sender takes what waits; `None` when there is nothing.
     pub(crate) fn take(&self) -> Option<Batch> {
-        if let Ok(batch) = self.sealed.try_recv() {
+        if let Some(batch) = self.take_sealed() {
             return Some(batch);
         }
         let mut open = self.open.lock();

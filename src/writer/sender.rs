@@ -29,6 +29,10 @@ pub(crate) const SOCKET: Key = 0;
 /// How much one call pumps, so that a host's loop, a stop and a flush get their turn.
 const TURN: usize = 4 << 20;
 
+/// A turn that sent this much is worth another look or a few.
+const BUSY: usize = 16 << 10;
+const LOOKS: usize = 8;
+
 /// How long a drain tries to find a reader: the API promises an answer within 250 ms.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(200);
 /// The longest pause between two attempts while draining.
@@ -337,11 +341,19 @@ impl Sender {
     fn pump(&mut self, now: Instant, phase: Phase, world: World<'_>) -> Pumped {
         let Link::Up(connection) = &mut self.link else { return Pumped::Lost };
         connection.look_whether_all_is_read();
-        let mut turn = 0;
+        let (mut turn, mut looks) = (0, LOOKS);
         let cause = loop {
             if self.front.is_empty() {
-                match world.queue.take() {
+                // On a busy queue a batch fills in a moment: to look again is cheaper than to take the lock from the
+                // producers for a few messages, or to sleep and be woken by them.
+                let patient = turn >= BUSY && looks > 0;
+                match if patient { world.queue.take_sealed() } else { world.queue.take() } {
                     Some(batch) => self.front.load(batch),
+                    None if patient => {
+                        looks -= 1;
+                        std::thread::yield_now();
+                        continue;
+                    }
                     None => {
                         connection.flows(world.poller);
                         return Pumped::Empty;
@@ -358,6 +370,7 @@ impl Sender {
                         self.failures = 0;
                     }
                     turn += bytes;
+                    looks = LOOKS;
                     if turn >= TURN || (turn > 0 && past_deadline(phase)) {
                         return Pumped::Turn;
                     }
