@@ -29,6 +29,8 @@ const LARGEST_IN_PLACE: usize = READ_BUFFER;
 const FIRST_PIECE: usize = 64 << 10;
 /// A cut frame up to this size moves to the front at once: the front of the buffer is warm.
 const CHEAP_MOVE: usize = 2 << 10;
+/// Memory up to this size is kept for the next large frame.
+const LARGEST_KEPT: usize = 4 << 20;
 /// With less room than this behind a cut frame, the frame moves to the front of the buffer.
 const LEAST_ROOM: usize = 64 << 10;
 /// A busy connection gives its thread free after this much or this long, so that others are served.
@@ -199,6 +201,9 @@ impl Slot {
                 Err(error) => break Turn::Failed(Error::from_os("receive", error), intake.context()),
             }
         };
+        if !intake.used_large {
+            *intake.large = Vec::new(); // none came lately: give the memory back
+        }
         match turn {
             Turn::More => match intake.suspend() {
                 Ok(()) => Turn::More,
@@ -212,8 +217,7 @@ impl Slot {
     /// too, which would have to wake us, and another thread is not woken in our place. Others who want the processor get
     /// it meanwhile.
     fn more_comes(&self, taken: usize) -> bool {
-        taken >= BUSY
-            && taken < TURN_BYTES
+        (BUSY..TURN_BYTES).contains(&taken)
             && (0..LOOKS).any(|_| {
                 std::thread::yield_now();
                 self.has_unread()
@@ -248,6 +252,9 @@ enum Read {
 struct Intake<'a> {
     state: &'a mut State,
     buffer: &'a mut [u8],
+    large: &'a mut Vec<u8>,
+    /// A large frame was read in this turn.
+    used_large: bool,
     tally: &'a Tally,
     /// The undecoded part of the buffer.
     start: usize,
@@ -265,7 +272,8 @@ impl<'a> Intake<'a> {
             lane.buffer[..fill].copy_from_slice(&state.cut);
             state.cut.clear();
         }
-        Intake { state, buffer: &mut lane.buffer, tally: &lane.tally, start: 0, fill, peeked: false }
+        let Lane { buffer, large, tally } = lane;
+        Intake { state, buffer, large, used_large: false, tally, start: 0, fill, peeked: false }
     }
 
     /// Leaves a cut frame with the connection. An idle one holds no memory.
@@ -378,10 +386,15 @@ impl<'a> Intake<'a> {
         let connection = Connection { id: slot.id, fd: slot.fd.as_fd() };
         let hands = Hands { connection, rules, tally: self.tally };
         if !self.in_place() {
+            self.used_large = true;
             if self.state.cut.len() == self.state.need {
-                let frame = std::mem::take(&mut self.state.cut);
+                let mut frame = std::mem::take(&mut self.state.cut);
                 self.state.need = 0;
                 hands.hand_out(&frame)?;
+                if frame.capacity() <= LARGEST_KEPT {
+                    frame.clear();
+                    *self.large = frame;
+                }
             }
             return Ok(());
         }
@@ -390,6 +403,8 @@ impl<'a> Intake<'a> {
         self.state.need = need;
         if need > LARGEST_IN_PLACE {
             // From here on it grows by itself, in its own memory.
+            self.used_large = true;
+            self.state.cut = std::mem::take(self.large);
             let arrived = &self.buffer[self.start..self.fill];
             let failed = |error| Turn::Failed(Error::from_os("memory for a large frame", error), Context::Payload);
             keep(&mut self.state.cut, arrived).map_err(failed)?;

@@ -29,6 +29,9 @@ impl Tally {
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) buffer: Vec<u8>,
+    /// The memory of the last frame that was too large for the buffer, for the next one: fresh memory costs a page fault
+    /// every 4 KiB, as much as the copy into it.
+    pub(crate) large: Vec<u8>,
     pub(crate) tally: Arc<Tally>,
 }
 
@@ -64,7 +67,7 @@ impl Lanes {
     fn new_lane(&self) -> Lane {
         let tally = Arc::<Tally>::default();
         self.tallies.lock().push(Arc::clone(&tally));
-        Lane { buffer: Vec::new(), tally }
+        Lane { buffer: Vec::new(), large: Vec::new(), tally }
     }
 
     /// Gives the memory of idle lanes back, but that of the warmest.
@@ -72,7 +75,7 @@ impl Lanes {
         let mut idle = self.idle.lock();
         let rest = idle.len().saturating_sub(1);
         for lane in &mut idle[..rest] {
-            lane.buffer = Vec::new();
+            (lane.buffer, lane.large) = (Vec::new(), Vec::new());
         }
     }
 

@@ -19,6 +19,9 @@ const BATCH: usize = 64 << 10;
 /// A message from this size on is copied before the lock is taken, into a batch of its own.
 const LARGE: usize = BATCH / 2;
 
+/// Batches of large messages that are kept, and how large they are at most.
+const LARGE_SPARES: usize = 8;
+const LARGEST_SPARE: usize = 1 << 20 | 1 << 12;
 /// How often a waiting producer looks for room by itself.
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(10);
 
@@ -171,6 +174,8 @@ pub(crate) struct Queue {
     sealed: Receiver<Batch>,
     /// Last in, first out, so that the same warm memory is used again.
     spares: Mutex<Vec<Batch>>,
+    /// The same for large messages, a few.
+    large_spares: Mutex<Vec<Batch>>,
     max: Count,
 }
 
@@ -188,6 +193,7 @@ impl Queue {
             seal,
             sealed,
             spares: Mutex::new(Vec::with_capacity(SPARES)),
+            large_spares: Mutex::new(Vec::with_capacity(LARGE_SPARES)),
             max,
         }
     }
@@ -281,7 +287,7 @@ impl Queue {
     fn push_large(&self, message: &[u8]) -> Result<bool, Refusal> {
         let admit = |open: &mut Open| self.admit(open, message.len()).inspect_err(|refusal| count_drop(open, *refusal));
         admit(&mut self.open.lock())?;
-        let mut own = Batch::with_capacity(message.len() + frame::MAX_PREFIX)?;
+        let mut own = self.large_batch(message.len() + frame::MAX_PREFIX)?;
         own.append(message);
         let mut open = self.open.lock();
         admit(&mut open)?;
@@ -348,6 +354,19 @@ impl Queue {
         Batch::with_capacity(size.max(BATCH))
     }
 
+    /// The newest spare that is large enough, or a new batch: fresh memory costs a page fault every 4 KiB, as much as the
+    /// copy into it.
+    fn large_batch(&self, size: usize) -> Result<Batch, Refusal> {
+        let mut spares = self.large_spares.lock();
+        match spares.iter().rposition(|spare| spare.bytes.capacity() >= size) {
+            Some(newest) => Ok(spares.remove(newest)),
+            None => {
+                drop(spares);
+                Batch::with_capacity(size)
+            }
+        }
+    }
+
     /// The open batch leaves for the sender, with the count of what is in it.
     fn seal_open(&self, open: &mut Open) {
         if let Some(batch) = self.close_open(open) {
@@ -392,26 +411,30 @@ impl Queue {
         open.batch.is_none() && self.sealed.is_empty()
     }
 
-    /// The sender is done with a batch. One of the common size is used again.
+    /// The sender is done with a batch. It is used again, unless it is very large.
     pub(crate) fn recycle(&self, mut batch: Batch) {
-        if batch.bytes.capacity() != BATCH {
-            return;
-        }
+        let (spares, most) = match batch.bytes.capacity() {
+            BATCH => (&self.spares, SPARES),
+            0..=LARGEST_SPARE => (&self.large_spares, LARGE_SPARES),
+            _ => return,
+        };
         batch.clear();
-        let mut spares = self.spares.lock();
-        if spares.len() < SPARES {
-            spares.push(batch);
+        let mut spares = spares.lock();
+        if spares.len() == most {
+            spares.remove(0); // the oldest: sizes may have changed
         }
+        spares.push(batch);
     }
 
     /// Gives memory back that a burst has left behind.
     pub(crate) fn trim(&self, keep: usize) {
         self.spares.lock().truncate(keep);
+        self.large_spares.lock().clear();
     }
 
     /// Whether [`Queue::trim`] would give something back.
     pub(crate) fn spares(&self) -> usize {
-        self.spares.lock().len()
+        self.spares.lock().len() + self.large_spares.lock().len()
     }
 
     /// The sender says how messages ended. Waiting producers are woken when the queue is half empty: waking them for each
