@@ -16,7 +16,9 @@
  *     messages accepted = sent + abandoned + queue_depth
  *
  * "Sent" is handed to the kernel; suspected_lost bounds from above how many of those the reader may have gone away
- * without reading. udsipc_writer_flush waits until the reader's process has read everything.
+ * without reading. A reader of this library lets no message go unseen: while it holds messages that are not handled, a
+ * byte of them stays in the kernel, which tells the writer when the reader's process dies. udsipc_writer_flush waits
+ * until everything has been read.
  *
  * A writer:
  *
