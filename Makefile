@@ -3,6 +3,7 @@
 # Variables of install and uninstall: DESTDIR PREFIX LIBDIR INCLUDEDIR PKGCONFIGDIR. Debian's own directory for
 # libraries is LIBDIR=/usr/lib/$(gcc -print-multiarch).
 # Variables of demo: FILE (what to ship), LOOPS (how often; by default often enough for 500 000 messages).
+# Variables of soak: MINUTES, SEED.
 
 PREFIX       ?= /usr/local
 LIBDIR       ?= $(PREFIX)/lib
@@ -34,7 +35,7 @@ override OUT := $(abspath $(OUT))
 EXAMPLES := $(patsubst examples-c/%.c,$(OUT)/examples-c/%,$(wildcard examples-c/*.c))
 LIBRARIES := $(OUT)/libudsipc.so $(OUT)/libudsipc.a
 
-.PHONY: all examples demo test bench bench-peers model install uninstall clean
+.PHONY: all examples demo test bench bench-peers model sanitize soak install uninstall clean
 .DELETE_ON_ERROR:
 
 # $(call need,COMMAND:PACKAGE ...) makes sure that the commands exist: installs what is missing if it can, or says how.
@@ -115,6 +116,19 @@ model:
 	$(need_cargo)
 	RUSTFLAGS="--cfg loom" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
 		CARGO_TARGET_DIR=$(OUT)/model $(CARGO) test --release --locked --lib $(CARGOFLAGS) -- model
+
+# The C and C++ programs with AddressSanitizer and UndefinedBehaviorSanitizer, proven to be in them.
+sanitize:
+	$(need_cargo)
+	UDSIPC_SANITIZE=address,undefined $(CARGO) test --release --locked --test c_abi $(CARGOFLAGS)
+
+# Random load and random faults for MINUTES, the account checked throughout, memory and descriptors flat.
+MINUTES ?= 10
+soak: all
+	@mkdir -p $(OUT)/soak && dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	$(CC) $(C_STRICT) -g -O1 -pthread -Iinclude -o $(OUT)/soak/soak ffi-tests/soak/soak.c \
+		-L$(OUT) -Wl,-rpath,$(OUT) -ludsipc && \
+	cd "$$dir" && $(OUT)/soak/soak $(MINUTES) $(SEED)
 
 # What `make all` has built is installed as it is, so that `sudo make install` needs no cargo.
 $(LIBRARIES):

@@ -5,60 +5,14 @@
 
 mod support;
 
-use std::path::Path;
-use std::process::Command;
+use support::program;
 
-use support::{PATIENCE, output, run_ok, tempdir};
-
-/// What a service manager sets belongs to whatever runs the tests.
-const SYSTEMD: [&str; 6] =
-    ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "RUNTIME_DIRECTORY", "STATE_DIRECTORY"];
-
-fn run_scenario(program: &Path, scenario: &str) {
-    let scratch = tempdir();
-    let mut command = Command::new(program);
-    for variable in SYSTEMD {
-        command.env_remove(variable);
-    }
-    let printed = run_ok(command.arg(scenario).current_dir(scratch.path()), PATIENCE);
+/// A program that is content has nothing to say.
+fn silent(scenario: &str, printed: &str) {
     assert_eq!(printed, "", "{scenario} printed something");
 }
 
-/// A scenario that a program has and this file has not would never run.
-fn assert_all_listed(program: &Path, listed: &[&str]) {
-    let known = output(Command::new(program).arg("--list"));
-    assert_eq!(known.lines().collect::<Vec<_>>(), listed, "the scenarios of {}", program.display());
-}
-
-macro_rules! program {
-    ($program:ident from $source:literal as $standard:literal: $($scenario:ident)*) => {
-        mod $program {
-            use std::path::{Path, PathBuf};
-            use std::sync::OnceLock;
-
-            use crate::support::{compile, project};
-
-            fn program() -> &'static Path {
-                static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-                PROGRAM.get_or_init(|| compile(&project($source), $standard))
-            }
-
-            #[test]
-            fn all_scenarios_are_listed_here() {
-                crate::assert_all_listed(program(), &[$(stringify!($scenario)),*]);
-            }
-
-            $(
-                #[test]
-                fn $scenario() {
-                    crate::run_scenario(program(), stringify!($scenario));
-                }
-            )*
-        }
-    };
-}
-
-program! { nulls from "ffi-tests/c/nulls.c" as "c11":
+program! { nulls from "ffi-tests/c/nulls.c" as "c11", crate::silent:
     writer_options_null
     reader_options_null
     writer_null
@@ -75,7 +29,7 @@ program! { nulls from "ffi-tests/c/nulls.c" as "c11":
     last_error_message_null
 }
 
-program! { layout from "ffi-tests/c/layout.c" as "c11":
+program! { layout from "ffi-tests/c/layout.c" as "c11", crate::silent:
     numbers_and_prototypes_compile
     strerror_knows_every_status
     strerror_answers_every_number
@@ -85,7 +39,7 @@ program! { layout from "ffi-tests/c/layout.c" as "c11":
     metrics_of_an_odd_size
 }
 
-program! { lifecycle from "ffi-tests/c/lifecycle.c" as "c11":
+program! { lifecycle from "ffi-tests/c/lifecycle.c" as "c11", crate::silent:
     every_call_of_a_writer_in_every_state
     every_call_of_a_reader_in_every_state
     start_from_eight_threads_starts_once
@@ -93,7 +47,7 @@ program! { lifecycle from "ffi-tests/c/lifecycle.c" as "c11":
     messages_queued_before_start_arrive
 }
 
-program! { stop from "ffi-tests/c/stop.c" as "c11":
+program! { stop from "ffi-tests/c/stop.c" as "c11", crate::silent:
     writer_stop_before_start_empty
     writer_stop_before_start_with_messages
     writer_stop_twice
@@ -125,7 +79,7 @@ program! { stop from "ffi-tests/c/stop.c" as "c11":
     reader_free_while_running
 }
 
-program! { callbacks from "ffi-tests/c/callbacks.c" as "c11":
+program! { callbacks from "ffi-tests/c/callbacks.c" as "c11", crate::silent:
     data_and_userdata_arrive_as_they_were
     write_copies
     error_callbacks_get_userdata_and_text
@@ -149,7 +103,7 @@ program! { callbacks from "ffi-tests/c/callbacks.c" as "c11":
     callbacks_inside_callbacks
 }
 
-program! { threads from "ffi-tests/c/threads.c" as "c11":
+program! { threads from "ffi-tests/c/threads.c" as "c11", crate::silent:
     eight_threads_on_one_writer
     eight_threads_wait_for_room
     stop_under_load
@@ -167,7 +121,7 @@ program! { threads from "ffi-tests/c/threads.c" as "c11":
     flush_comes_back_under_load
 }
 
-program! { limits from "ffi-tests/c/limits.c" as "c11":
+program! { limits from "ffi-tests/c/limits.c" as "c11", crate::silent:
     reader_takes_max_and_refuses_one_more
     nothing_behind_a_refused_frame_is_delivered
     what_stands_before_a_refused_frame_is_delivered
@@ -195,7 +149,7 @@ program! { limits from "ffi-tests/c/limits.c" as "c11":
     writers_lose_nothing_to_inactivity
 }
 
-program! { options from "ffi-tests/c/options.c" as "c11":
+program! { options from "ffi-tests/c/options.c" as "c11", crate::silent:
     writer_options_ranges
     reader_options_ranges
     a_refusal_says_what_is_wrong
@@ -216,7 +170,7 @@ program! { options from "ffi-tests/c/options.c" as "c11":
     a_reader_follows_the_runtime_directory
 }
 
-program! { reconnect from "ffi-tests/c/reconnect.c" as "c11":
+program! { reconnect from "ffi-tests/c/reconnect.c" as "c11", crate::silent:
     nobody_listens
     messages_wait_for_the_reader
     reader_restarts_lose_nothing
@@ -234,7 +188,7 @@ program! { reconnect from "ffi-tests/c/reconnect.c" as "c11":
     stop_ends_a_wait_for_a_full_backlog
 }
 
-program! { guest from "ffi-tests/c/guest.c" as "c11":
+program! { guest from "ffi-tests/c/guest.c" as "c11", crate::silent:
     sigpipe_at_its_default
     library_threads_block_all_signals
     signals_are_the_hosts
@@ -247,7 +201,7 @@ program! { guest from "ffi-tests/c/guest.c" as "c11":
     fork_under_load
 }
 
-program! { churn from "ffi-tests/c/churn.c" as "c11":
+program! { churn from "ffi-tests/c/churn.c" as "c11", crate::silent:
     churn_new_and_free
     churn_start_and_free
     churn_whole_life
@@ -258,7 +212,7 @@ program! { churn from "ffi-tests/c/churn.c" as "c11":
     churn_readers_under_a_writer
 }
 
-program! { eventloop from "ffi-tests/c/eventloop.c" as "c11":
+program! { eventloop from "ffi-tests/c/eventloop.c" as "c11", crate::silent:
     exchange_in_one_thread
     the_descriptor_is_stable
     readable_while_there_is_work
@@ -277,7 +231,7 @@ program! { eventloop from "ffi-tests/c/eventloop.c" as "c11":
     a_flood_does_not_capture_dispatch
 }
 
-program! { peers from "ffi-tests/c/peers.c" as "c11":
+program! { peers from "ffi-tests/c/peers.c" as "c11", crate::silent:
     credentials_are_the_peers
     connection_ids
     allow_uid_of_oneself
@@ -289,7 +243,7 @@ program! { peers from "ffi-tests/c/peers.c" as "c11":
     five_hundred_connections
 }
 
-program! { header from "ffi-tests/c/header.cpp" as "c++11":
+program! { header from "ffi-tests/c/header.cpp" as "c++11", crate::silent:
     c_functions_from_cpp
     objects_exchange_messages
     batches_and_options

@@ -12,59 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use support::{PATIENCE, build_dir, compile, library, output, project, run_ok, tempdir};
+use support::{build_dir, compile, library, output, program, project, run_in_scratch};
 
-/// What a service manager sets belongs to whatever runs the tests.
-const SYSTEMD: [&str; 6] =
-    ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "RUNTIME_DIRECTORY", "STATE_DIRECTORY"];
-
-fn run_in_scratch(program: &Path, arguments: &[&str]) -> String {
-    let scratch = tempdir();
-    let mut command = Command::new(program);
-    command.args(arguments).current_dir(scratch.path());
-    for variable in SYSTEMD {
-        command.env_remove(variable);
-    }
-    let printed = run_ok(&mut command, PATIENCE);
-    println!("{arguments:?}\n{printed}");
-    printed
+fn show(scenario: &str, printed: &str) {
+    println!("{scenario}\n{printed}");
 }
 
-/// A scenario that a program has and this file has not would never run.
-fn assert_all_listed(program: &Path, listed: &[&str]) {
-    let known = output(Command::new(program).arg("--list"));
-    assert_eq!(known.lines().collect::<Vec<_>>(), listed, "the scenarios of {}", program.display());
-}
-
-macro_rules! program {
-    ($program:ident from $source:literal as $standard:literal: $($scenario:ident)*) => {
-        mod $program {
-            use std::path::{Path, PathBuf};
-            use std::sync::OnceLock;
-
-            use crate::support::{compile, project};
-
-            fn program() -> &'static Path {
-                static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-                PROGRAM.get_or_init(|| compile(&project($source), $standard))
-            }
-
-            #[test]
-            fn all_scenarios_are_listed_here() {
-                crate::assert_all_listed(program(), &[$(stringify!($scenario)),*]);
-            }
-
-            $(
-                #[test]
-                fn $scenario() {
-                    crate::run_in_scratch(program(), &[stringify!($scenario)]);
-                }
-            )*
-        }
-    };
-}
-
-program! { crashes from "ffi-tests/faults/crashes.c" as "c11":
+program! { crashes from "ffi-tests/faults/crashes.c" as "c11", crate::show:
     reader_killed_under_load
     reader_killed_while_frozen
     reader_stopped_for_seconds
@@ -74,7 +28,7 @@ program! { crashes from "ffi-tests/faults/crashes.c" as "c11":
     host_exits_without_stop
 }
 
-program! { shortage from "ffi-tests/faults/shortage.c" as "c11":
+program! { shortage from "ffi-tests/faults/shortage.c" as "c11", crate::show:
     descriptor_table_full_for_five_seconds
     descriptor_table_of_the_writer_full
     memory_refused_at_enqueue
@@ -87,21 +41,21 @@ program! { shortage from "ffi-tests/faults/shortage.c" as "c11":
     backlog_full_with_200_writers
 }
 
-program! { host from "ffi-tests/faults/host.c" as "c11":
+program! { host from "ffi-tests/faults/host.c" as "c11", crate::show:
     signal_storm
     millisecond_timers
     callbacks_that_fail
     stop_races_with_everything
 }
 
-program! { throws from "ffi-tests/faults/throws.cpp" as "c++11":
+program! { throws from "ffi-tests/faults/throws.cpp" as "c++11", crate::show:
     exception_in_a_message_callback
     exception_in_a_batch_callback
     exception_in_an_error_callback
     exception_in_a_dispatched_callback
 }
 
-program! { hostile from "ffi-tests/faults/hostile.c" as "c11":
+program! { hostile from "ffi-tests/faults/hostile.c" as "c11", crate::show:
     random_bytes
     valid_frames_cut_anywhere
     lengths_up_to_the_largest

@@ -662,7 +662,12 @@ fn every_python_test_has_its_rust_test() {
 #[test]
 fn the_parity_list_is_whole_and_names_tests_that_exist() {
     let text = fs::read_to_string(project("ffi-tests/parity.md")).expect("ffi-tests/parity.md");
+    let (text, go_tests) = text.split_once("\n## The Go library's own tests").expect("the section on Go's own tests");
     let defined = defined();
+    for line in go_tests.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| Go test ")) {
+        let test = line.split('`').nth(1).unwrap_or_else(|| panic!("names no test: {line}"));
+        assert!(defined.contains(&format!("test_go_scenarios.{test}")), "{line} names a test which does not exist");
+    }
     let mut seen = Vec::new();
     for line in text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| id ")) {
         let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();

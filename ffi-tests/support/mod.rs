@@ -206,3 +206,56 @@ pub(crate) fn wait_until(patience: Duration, what: &str, mut condition: impl FnM
         std::thread::sleep(Duration::from_millis(2));
     }
 }
+
+/// What a service manager sets belongs to whatever runs the tests.
+const SYSTEMD: [&str; 6] =
+    ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "RUNTIME_DIRECTORY", "STATE_DIRECTORY"];
+
+/// Runs a program in a folder of its own, and returns what it has printed.
+pub(crate) fn run_in_scratch(program: &Path, arguments: &[&str]) -> String {
+    let scratch = tempdir();
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(scratch.path());
+    for variable in SYSTEMD {
+        command.env_remove(variable);
+    }
+    run_ok(&mut command, PATIENCE)
+}
+
+/// A scenario that a program has and its harness has not would never run.
+pub(crate) fn assert_all_listed(program: &Path, listed: &[&str]) {
+    let known = output(Command::new(program).arg("--list"));
+    assert_eq!(known.lines().collect::<Vec<_>>(), listed, "the scenarios of {}", program.display());
+}
+
+#[allow(unused_macros)] // two of the harnesses use it
+/// One test per scenario of a C or C++ program, each in a process of its own; `$check` gets what a scenario has printed.
+macro_rules! program {
+    ($program:ident from $source:literal as $standard:literal, $check:path: $($scenario:ident)*) => {
+        mod $program {
+            use std::path::{Path, PathBuf};
+            use std::sync::OnceLock;
+
+            use crate::support::{assert_all_listed, compile, project, run_in_scratch};
+
+            fn program() -> &'static Path {
+                static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+                PROGRAM.get_or_init(|| compile(&project($source), $standard))
+            }
+
+            #[test]
+            fn all_scenarios_are_listed_here() {
+                assert_all_listed(program(), &[$(stringify!($scenario)),*]);
+            }
+
+            $(
+                #[test]
+                fn $scenario() {
+                    $check(stringify!($scenario), &run_in_scratch(program(), &[stringify!($scenario)]));
+                }
+            )*
+        }
+    };
+}
+#[allow(unused_imports)] // as above
+pub(crate) use program;

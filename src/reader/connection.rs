@@ -2,8 +2,8 @@
 //!
 //! # What the kernel keeps
 //!
-//! As long as messages are not handled, a byte stays unread in the kernel: the last one of what is there is only looked at,
-//! and taken when the callback has returned. So when the reader's process is killed, or a stop is cut short, the kernel
+//! As long as messages are not handled, a byte stays unread in the kernel: a few messages, or the last byte of many, are
+//! only looked at, and taken when the callback has returned. So when the reader's process is killed, or a stop is cut short, the kernel
 //! tells the writer that something was lost (ECONNRESET), and an empty kernel buffer tells it that everything was handled
 //! (SIOCOUTQ). Reading everything at once would be two system calls cheaper, and up to a quarter of a megabyte of messages
 //! could vanish without anybody's knowing.
@@ -36,6 +36,8 @@ const LEAST_ROOM: usize = 64 << 10;
 /// A busy connection gives its thread free after this much or this long, so that others are served.
 const TURN_BYTES: usize = 1 << 20;
 const TURN_TIME: Duration = Duration::from_millis(5);
+/// What is less than this is looked at, handled, and then taken: one system call before the callback instead of four.
+const LITTLE: usize = 2 << 10;
 /// A turn that read this much is worth another look or a few.
 const BUSY: usize = 16 << 10;
 const LOOKS: usize = 16;
@@ -193,7 +195,7 @@ impl Slot {
             if let Err(turn) = intake.deliver(self, rules) {
                 break turn;
             }
-            match intake.take_last(self) {
+            match intake.take_seen(self) {
                 Ok(true) if !self.more_comes(taken) => break Turn::More,
                 Ok(true) => {}
                 Ok(false) if taken >= TURN_BYTES || began.elapsed() >= TURN_TIME => break Turn::More,
@@ -259,8 +261,8 @@ struct Intake<'a> {
     /// The undecoded part of the buffer.
     start: usize,
     fill: usize,
-    /// The last byte has been looked at and lies in the kernel still.
-    peeked: bool,
+    /// So much has been looked at and lies in the kernel still.
+    seen: usize,
 }
 
 impl<'a> Intake<'a> {
@@ -273,7 +275,7 @@ impl<'a> Intake<'a> {
             state.cut.clear();
         }
         let Lane { buffer, large, tally } = lane;
-        Intake { state, buffer, large, used_large: false, tally, start: 0, fill, peeked: false }
+        Intake { state, buffer, large, used_large: false, tally, start: 0, fill, seen: 0 }
     }
 
     /// Leaves a cut frame with the connection. An idle one holds no memory.
@@ -303,21 +305,25 @@ impl<'a> Intake<'a> {
         if self.state.need > 0 { Context::Payload } else { Context::Prefix }
     }
 
-    /// Reads all but the last byte of what is there; that one is only looked at.
+    /// Looks at what is there, if it is little; else reads all of it but the last byte, at which it only looks.
     fn read(&mut self, slot: &Slot, first: bool) -> io::Result<Read> {
         let fd = slot.fd.as_fd();
-        let readable = socket::bytes_readable(fd)?;
-        if readable == 0 && !first {
-            return Ok(Read::Nothing); // the first time it may be the end, which only a read can tell
-        }
         let (held, need) = self.cut();
         if self.in_place() {
             self.make_room();
         } else {
             grow(&mut self.state.cut, need)?;
         }
+        if first
+            && self.in_place()
+            && let Some(read) = self.look_at(fd, LITTLE)?
+        {
+            return Ok(read);
+        }
+        let readable = socket::bytes_readable(fd)?;
         let result = match (readable, self.in_place()) {
-            (0 | 1, _) => return self.look_at_last(fd),
+            (0, _) if !first => return Ok(Read::Nothing),
+            (0 | 1, _) => return Ok(self.look_at(fd, 2)?.unwrap_or(Read::Nothing)),
             (_, true) => {
                 let end = self.buffer.len().min(self.fill + readable - 1);
                 socket::recv(fd, &mut self.buffer[self.fill..end]).inspect(|got| self.fill += got)
@@ -332,41 +338,49 @@ impl<'a> Intake<'a> {
         }
     }
 
-    /// The last byte, or the end.
-    fn look_at_last(&mut self, fd: BorrowedFd<'_>) -> io::Result<Read> {
-        let byte = match socket::peek_byte(fd) {
-            Ok(None) => return Ok(Read::End),
-            Ok(Some(byte)) => {
-                self.peeked = true;
-                byte
+    /// Looks at what is there, which stays in the kernel until [`Intake::take_seen`]. `None`: it is `most` bytes or more.
+    fn look_at(&mut self, fd: BorrowedFd<'_>, most: usize) -> io::Result<Option<Read>> {
+        let mut large = [0; 2]; // a frame of its own memory is looked at byte by byte at its end
+        let (at, room) = if self.in_place() { (self.fill, &mut self.buffer[self.fill..]) } else { (0, &mut large[..]) };
+        let most = most.min(room.len());
+        let seen = match socket::peek(fd, &mut room[..most]) {
+            Ok(0) => return Ok(Some(Read::End)),
+            Ok(seen) if seen == most && most > 1 => return Ok(None),
+            Ok(seen) => {
+                self.seen = seen;
+                seen
             }
             // An out-of-band byte (MSG_OOB, unix(7)) is readable, but no look shows it: a read passes over it for good.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let mut byte = [0];
-                match socket::recv(fd, &mut byte) {
-                    Ok(0) => return Ok(Read::End),
-                    Ok(_) => byte[0],
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Read::Nothing),
-                    Err(error) => return Err(error),
-                }
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => match socket::recv(fd, &mut room[..1]) {
+                Ok(0) => return Ok(Some(Read::End)),
+                Ok(got) => got,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(Read::Nothing)),
+                Err(error) => return Err(error),
+            },
             Err(error) => return Err(error),
         };
         if self.in_place() {
-            self.buffer[self.fill] = byte;
-            self.fill += 1;
+            self.fill = at + seen;
         } else {
-            self.state.cut.push(byte); // within the capacity that `grow` has made
+            self.state.cut.extend_from_slice(&large[..seen]); // within the capacity that `grow` has made
         }
-        Ok(Read::Bytes(1))
+        Ok(Some(Read::Bytes(seen)))
     }
 
-    /// What the last byte completed has been handled: takes it. True if that was all that was there.
-    fn take_last(&mut self, slot: &Slot) -> io::Result<bool> {
-        if !std::mem::take(&mut self.peeked) {
+    /// What was looked at has been handled: takes it. True if that was all that was there.
+    fn take_seen(&mut self, slot: &Slot) -> io::Result<bool> {
+        let mut seen = std::mem::take(&mut self.seen);
+        if seen == 0 {
             return Ok(false);
         }
-        socket::recv(slot.fd.as_fd(), &mut [0])?;
+        // Anywhere but over what is not decoded yet; where there is too little room, in pieces.
+        let mut little = [0; 16];
+        let behind = &mut self.buffer[self.fill..];
+        let scratch = if behind.len() < little.len() { &mut little[..] } else { behind };
+        while seen > 0 {
+            let piece = seen.min(scratch.len());
+            seen -= socket::recv(slot.fd.as_fd(), &mut scratch[..piece])?.clamp(1, piece);
+        }
         Ok(true)
     }
 

@@ -130,14 +130,14 @@ pub(crate) fn recv(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     recv_uninit(fd, buffer)
 }
 
-/// The next byte, left in the kernel; `None` is the end of the stream (MSG_PEEK, recv(2)).
-pub(crate) fn peek_byte(fd: BorrowedFd<'_>) -> io::Result<Option<u8>> {
-    let mut byte = 0_u8;
-    let got = retry_eintr(|| {
-        // SAFETY: one writable byte.
-        cvt_len(unsafe { libc::recv(fd.as_raw_fd(), (&raw mut byte).cast(), 1, libc::MSG_DONTWAIT | libc::MSG_PEEK) })
-    })?;
-    Ok((got == 1).then_some(byte))
+/// As [`recv`], but leaves in the kernel what it copies (MSG_PEEK, recv(2)).
+pub(crate) fn peek(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    retry_eintr(|| {
+        // SAFETY: `buffer` is writable for its length during the call.
+        cvt_len(unsafe {
+            libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT | libc::MSG_PEEK)
+        })
+    })
 }
 
 /// Receives at most `limit` bytes onto the end of `to`, within its capacity.

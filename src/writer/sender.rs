@@ -47,6 +47,8 @@ const ENDING_STEP: Duration = Duration::from_micros(200);
 const ENDING_LONGEST: Duration = Duration::from_millis(10);
 /// Messages closer than this are worth batching; a lone one is sent from its caller's thread.
 const LONE_GAP: Duration = Duration::from_micros(20);
+/// After so many lone messages the kernel is asked whether they have been read.
+const LOOK_AFTER: u64 = 32;
 /// Memory of a burst is given back after this.
 const TRIM_AFTER: Duration = Duration::from_secs(5);
 const SPARES_AT_REST: usize = 1;
@@ -168,6 +170,7 @@ pub(crate) struct Sender {
     abandoned_before_drain: Option<u64>,
     /// When a message last found the sender asleep.
     lone_at: Instant,
+    accepted_at_rouse: u64,
 }
 
 impl Sender {
@@ -184,6 +187,7 @@ impl Sender {
             trim_at: None,
             abandoned_before_drain: None,
             lone_at: now,
+            accepted_at_rouse: 0,
         }
     }
 
@@ -367,7 +371,6 @@ impl Sender {
                     connection.flows(world.poller);
                     if messages > 0 {
                         self.attempts = 0;
-                        self.failures = 0;
                     }
                     turn += bytes;
                     looks = LOOKS;
@@ -443,19 +446,22 @@ impl Sender {
 
     /// The end of a connection: what became of what it carried, and of the message that it broke on.
     fn lose(&mut self, now: Instant, connection: Connection, cause: Option<io::Error>, hangs: bool, world: World<'_>) {
-        let was_well = connection.window.has_been_read() || now.saturating_duration_since(connection.made) >= SETTLED;
+        let settled = now.saturating_duration_since(connection.made) >= SETTLED;
+        let (sent, read) = (connection.window.has_sent(), connection.window.has_been_read());
         let lost = connection.close(hangs, world);
         self.down_since = now;
-        let before = if was_well && !lost { 0 } else { self.failures };
         let idle = cause.is_none();
         if let Some(cause) = cause {
             self.count_attempt(cause, world);
         }
         self.front.rewind();
-        // At once the first time, and with growing pauses while connections come to nothing.
-        self.failures = before;
+        // At once after a connection on which something was read; with growing pauses while they come to nothing.
+        let well = settled || read || (sent && !lost);
+        if well {
+            self.failures = 0;
+        }
         self.pause(now, idle, world);
-        self.failures = before.saturating_add(u32::from(!was_well));
+        self.failures = self.failures.saturating_add(u32::from(!well));
     }
 
     fn count_attempt(&mut self, cause: io::Error, world: World<'_>) {
@@ -533,13 +539,17 @@ impl Sender {
     /// A message has just been queued while the sender slept: sends it from the caller's own thread, without a hop, unless
     /// messages come so close on each other that batching them is better. False: the sender must be woken.
     pub(crate) fn send_at_once(&mut self, now: Instant, world: World<'_>) -> bool {
-        let lone = now.saturating_duration_since(self.lone_at) >= LONE_GAP;
-        self.lone_at = now;
+        // What came last time, one message or a burst, will come again.
+        let accepted = world.queue.account().accepted.messages;
+        let lone = accepted - self.accepted_at_rouse == 1 && now.saturating_duration_since(self.lone_at) >= LONE_GAP;
+        (self.lone_at, self.accepted_at_rouse) = (now, accepted);
         let Link::Up(connection) = &mut self.link else { return false };
         if !lone || connection.stalled.is_some() || !self.front.is_empty() {
             return false;
         }
-        connection.look_whether_all_is_read();
+        if connection.window.unread() >= LOOK_AFTER {
+            connection.look_whether_all_is_read();
+        }
         let Some(batch) = world.queue.take() else { return false };
         self.front.load(batch);
         // What the kernel does not take, and what it says of a broken connection, the sender will be told again.
@@ -547,7 +557,7 @@ impl Sender {
             let messages = self.front.advance(bytes, world.queue);
             connection.window.sent(bytes, messages);
             if messages > 0 {
-                (self.attempts, self.failures) = (0, 0);
+                self.attempts = 0;
             }
         }
         self.front.is_empty() && world.queue.sleep()

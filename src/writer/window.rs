@@ -84,7 +84,12 @@ impl Window {
         self.sent.messages - self.read
     }
 
-    /// Whether the reader has read any message.
+    /// Whether any message went out whole.
+    pub(crate) fn has_sent(&self) -> bool {
+        self.sent.messages > 0
+    }
+
+    /// Whether the reader has surely read any message.
     pub(crate) fn has_been_read(&self) -> bool {
         self.read > 0
     }
