@@ -121,10 +121,15 @@ static bool send_lines(udsipc_writer *writer)
 
 static bool finish(udsipc_writer *writer)
 {
-    /* Flush: the reader's process has read everything. Stop: everything went out, and the thread is gone. When the
-     * flush has used up the time, the stop gets none. */
+    /* Flush: the reader has everything. Stop: everything went out, and the thread is gone. When the flush has used up
+     * the time, the stop gets none. */
     bool ok = true;
     udsipc_status status = udsipc_writer_flush(writer, PATIENCE_MS);
+    if (status == UDSIPC_ERR_UNDELIVERED) {
+        /* A reader died with messages. That is told once, and counted below; the next flush waits for the others. */
+        failed("on the way", status);
+        status = udsipc_writer_flush(writer, PATIENCE_MS);
+    }
     if (status != UDSIPC_OK)
         ok = failed("the reader has not read everything", status);
     status = udsipc_writer_stop(writer, status == UDSIPC_ERR_TIMEOUT ? 0 : PATIENCE_MS);

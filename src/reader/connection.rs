@@ -29,6 +29,9 @@ const LARGEST_IN_PLACE: usize = READ_BUFFER;
 const FIRST_PIECE: usize = 64 << 10;
 /// A cut frame up to this size moves to the front at once: the front of the buffer is warm.
 const CHEAP_MOVE: usize = 2 << 10;
+/// So much of a cut frame is not carried into the lane's buffer and back in each turn: a peer that sends a large frame
+/// byte by byte would make us copy all of it for each byte.
+const APART_FROM: usize = 4 << 10;
 /// Memory up to this size is kept for the next large frame.
 const LARGEST_KEPT: usize = 4 << 20;
 /// With less room than this behind a cut frame, the frame moves to the front of the buffer.
@@ -72,6 +75,9 @@ struct State {
     cut: Vec<u8>,
     /// How long that frame is with its prefix; 0 while that is unknown.
     need: usize,
+    /// It grows where it lies, in memory of its own: it is too large for the lane's buffer, or came in too many pieces to
+    /// be carried there and back with each.
+    apart: bool,
     closed: bool,
 }
 
@@ -269,7 +275,7 @@ impl<'a> Intake<'a> {
     /// Goes on where the last turn stopped.
     fn resume(state: &'a mut State, lane: &'a mut Lane) -> Intake<'a> {
         let mut fill = 0;
-        if !state.cut.is_empty() && state.need <= LARGEST_IN_PLACE {
+        if !state.apart {
             fill = state.cut.len();
             lane.buffer[..fill].copy_from_slice(&state.cut);
             state.cut.clear();
@@ -286,12 +292,13 @@ impl<'a> Intake<'a> {
                 self.state.cut = Vec::new();
             }
             keep(&mut self.state.cut, rest)?;
+            self.state.apart = self.state.need > 0 && rest.len() >= APART_FROM;
         }
         Ok(())
     }
 
     fn in_place(&self) -> bool {
-        self.state.need <= LARGEST_IN_PLACE
+        !self.state.apart
     }
 
     /// How much of a frame has arrived, and how long its payload is, if that is known (else 0).
@@ -403,7 +410,7 @@ impl<'a> Intake<'a> {
             self.used_large = true;
             if self.state.cut.len() == self.state.need {
                 let mut frame = std::mem::take(&mut self.state.cut);
-                self.state.need = 0;
+                (self.state.need, self.state.apart) = (0, false);
                 hands.hand_out(&frame)?;
                 if frame.capacity() <= LARGEST_KEPT {
                     frame.clear();
@@ -416,8 +423,7 @@ impl<'a> Intake<'a> {
         self.start += used;
         self.state.need = need;
         if need > LARGEST_IN_PLACE {
-            // From here on it grows by itself, in its own memory.
-            self.used_large = true;
+            (self.state.apart, self.used_large) = (true, true);
             self.state.cut = std::mem::take(self.large);
             let arrived = &self.buffer[self.start..self.fill];
             let failed = |error| Turn::Failed(Error::from_os("memory for a large frame", error), Context::Payload);
