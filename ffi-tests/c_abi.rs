@@ -76,6 +76,7 @@ program! { stop from "ffi-tests/c/stop.c" as "c11", crate::silent:
     reader_stop_under_a_flood
     no_callback_after_stop
     reader_stop_dispatched
+    reader_stop_while_eight_threads_dispatch
     reader_free_while_running
 }
 

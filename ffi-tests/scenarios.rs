@@ -82,6 +82,7 @@ scenarios! {
             test_it_waits_until_the_reader_has_read,
             test_nothing_to_wait_for,
             test_nobody_listens,
+            test_everyone_who_waits_is_told_of_a_loss,
             test_after_flush_the_reader_may_be_stopped_at_once,
             test_messages_written_later_do_not_prolong_it,
             test_it_goes_on_over_a_reconnect,

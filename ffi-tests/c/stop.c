@@ -735,6 +735,33 @@ static void reader_stop_dispatched(void)
     close(client);
 }
 
+static void *dispatch_until_stopped(void *reader)
+{
+    udsipc_status status;
+    do
+        status = udsipc_reader_dispatch((udsipc_reader *)reader, 1000);
+    while (status == UDSIPC_OK);
+    CHECK_STATUS(status, UDSIPC_ERR_STOPPED);
+    return NULL;
+}
+
+/* Threads of the host that dispatch again and again must not keep the stop from ever seeing them all outside. */
+static void reader_stop_while_eight_threads_dispatch(void)
+{
+    struct inbox inbox = INBOX;
+    udsipc_reader *reader = new_reader(in_scratch("s").text, &inbox);
+    CHECK_OK(udsipc_reader_dispatch(reader, 0));
+    pthread_t host[8];
+    for (int i = 0; i < 8; i++)
+        CHECK_INT(pthread_create(&host[i], NULL, dispatch_until_stopped, reader), 0);
+    uint64_t begun = now_ms();
+    CHECK_OK(udsipc_reader_stop(reader, 1000));
+    CHECK(now_ms() - begun < PATIENCE_MS / 2);
+    for (int i = 0; i < 8; i++)
+        CHECK_INT(pthread_join(host[i], NULL), 0);
+    udsipc_reader_free(reader);
+}
+
 static void reader_free_while_running(void)
 {
     struct path path = in_scratch("s");
@@ -781,6 +808,7 @@ static const struct scenario scenarios[] = {
     SCENARIO(reader_stop_under_a_flood),
     SCENARIO(no_callback_after_stop),
     SCENARIO(reader_stop_dispatched),
+    SCENARIO(reader_stop_while_eight_threads_dispatch),
     SCENARIO(reader_free_while_running),
 };
 

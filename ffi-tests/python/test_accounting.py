@@ -9,8 +9,8 @@ import unittest
 from stream import number_of, numbered
 from support import InBackground, TestCase, client_has_been_read, frame, is_closed, receive_exactly, wait_until
 from udsipc_capi import (
-    ERR_BUFFER_FULL, ERR_INVALID_ARGUMENT, ERR_MESSAGE_TOO_LARGE, ERR_NULL_POINTER, ERR_STOPPED, ERR_TIMEOUT, FOREVER,
-    OK, ReaderMetrics, WriterMetrics, byref, c_size_t, lib, sizeof,
+    ERR_BUFFER_FULL, ERR_INVALID_ARGUMENT, ERR_MESSAGE_TOO_LARGE, ERR_NULL_POINTER, ERR_STOPPED, ERR_TIMEOUT,
+    ERR_UNDELIVERED, FOREVER, OK, ReaderMetrics, WriterMetrics, byref, c_size_t, lib, sizeof,
 )
 
 
@@ -300,6 +300,21 @@ class Flush(TestCase):
         self.assertTrue(flushing.running(), "half is not all")
         receive_exactly(connection, 51)
         self.assert_status(flushing.result(), OK)
+
+    def test_everyone_who_waits_is_told_of_a_loss(self):
+        listener = self.listener()
+        writer = self.writer(start=True)
+        connection = self.accept(listener)
+        writer.write(b"one")
+        writer.write(b"two")
+        waiting = [InBackground(lambda: writer.flush(25_000)) for _ in range(2)]
+        wait_until(lambda: writer.metrics().sent == 2)
+        for flushing in waiting:
+            self.assertTrue(flushing.running())
+        connection.close()
+        for flushing in waiting:
+            self.assert_status(flushing.result(), ERR_UNDELIVERED)
+        self.assert_status(writer.flush(25_000), OK, "told once")
 
     def test_nothing_to_wait_for(self):
         writer = self.writer(start=True)

@@ -293,6 +293,12 @@ impl<'a> Intake<'a> {
             }
             keep(&mut self.state.cut, rest)?;
             self.state.apart = self.state.need > 0 && rest.len() >= APART_FROM;
+        } else if self.state.cut.capacity() > 2 * self.state.cut.len().max(FIRST_PIECE) {
+            // The lane's memory is lent for a turn: a connection that waits holds no more than what has arrived.
+            let mut own = Vec::new();
+            keep(&mut own, &self.state.cut)?;
+            *self.large = std::mem::replace(&mut self.state.cut, own);
+            self.large.clear();
         }
         Ok(())
     }

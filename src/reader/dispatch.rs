@@ -23,8 +23,13 @@ pub(super) const BROKEN_PAUSE: Duration = Duration::from_millis(1);
 
 impl Shared {
     pub(crate) fn dispatch(&self, timeout: Option<Duration>) -> Result<()> {
+        let first = self.lifecycle.dispatch()?;
         let _working = self.begin_work();
-        if self.lifecycle.dispatch()? {
+        // Either the stop sees that we work, or we see that it is over: a host that calls again and again ends here.
+        if self.forced.load(Ordering::SeqCst) {
+            return Err(Error::Stopped);
+        }
+        if first {
             self.notify("READY=1");
         }
         self.drive(timeout);

@@ -112,6 +112,7 @@ impl Shared {
             drop(counts);
             if waited.is_err() {
                 std::thread::sleep(BROKEN_PAUSE);
+                return Some(Event::Woken); // the caller looks whether all is over
             }
             if event.is_some() {
                 return event;

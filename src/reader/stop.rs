@@ -105,7 +105,7 @@ impl Shared {
                 continue;
             }
             let mut held = self.gone_lock.lock();
-            if self.table.len() == 0 || self.deadline() != deadline {
+            if (emptied && self.table.len() == 0) || self.deadline() != deadline {
                 continue;
             }
             let look = (!emptied).then(|| Instant::now() + DRAIN_LOOK);

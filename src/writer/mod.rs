@@ -217,14 +217,16 @@ impl Writer {
         let shared = &*self.shared;
         shared.lifecycle.refuse_in_callback("flush")?;
         let goal = shared.queue.account().accepted.messages;
+        let told = shared.losses_told.load(Ordering::Relaxed);
         let deadline = Instant::now().checked_add(timeout);
         let mut step = FLUSH_STEP;
         loop {
             let settled = shared.sender.lock().settled(shared.world());
             let lost = shared.lost();
-            let new_losses = lost.saturating_sub(shared.losses_told.fetch_max(lost, Ordering::Relaxed));
-            if new_losses > 0 {
-                return Err(Error::Undelivered(new_losses));
+            if lost > told {
+                // Everyone who waits is told; a later call is not.
+                shared.losses_told.fetch_max(lost, Ordering::Relaxed);
+                return Err(Error::Undelivered(lost - told));
             }
             if settled >= goal {
                 return Ok(());
@@ -487,7 +489,10 @@ impl Shared {
     fn stop(&self, timeout: Duration) -> Result<()> {
         self.queue.close();
         match self.lifecycle.stop(timeout) {
-            Stop::Over(ending) => return Stop::over(ending),
+            Stop::Over(ending) => {
+                self.await_delivery();
+                return Stop::over(ending);
+            }
             Stop::Lead(Driver::Nobody) => self.give_up_undriven(),
             Stop::Lead(Driver::Threads) | Stop::Follow(_) => self.poller.wake(),
             Stop::Lead(Driver::Host) => {
@@ -500,11 +505,16 @@ impl Shared {
         if let Some(thread) = self.thread.lock().take() {
             let _ = thread.join(); // it returns as soon as it sees the end; its panic would have been reported there
         }
+        self.await_delivery();
+        result
+    }
+
+    /// Until no callback runs or will run.
+    fn await_delivery(&self) {
         let mut undelivered = self.undelivered.lock();
         while *undelivered > 0 {
             self.delivered.wait(&mut undelivered);
         }
-        result
     }
 
     /// The end of a writer that nobody moves on, or will.

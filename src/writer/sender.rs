@@ -434,7 +434,10 @@ impl Sender {
 
     /// The peer has closed. That is no failure, unless a message was being written.
     fn peer_closed(&mut self, now: Instant, world: World<'_>) {
-        if let Link::Up(connection) = &self.link {
+        // Of several threads of a host that were told, the last ones may come upon the next connection.
+        if let Link::Up(connection) = &self.link
+            && socket::has_hung_up(connection.fd.as_fd())
+        {
             let writing = self.front.is_torn() || connection.stalled.is_some();
             self.broken(now, writing.then(sys::broken_pipe), world);
         }
