@@ -13,7 +13,7 @@ use crate::sys::event::Interest;
 use crate::sys::socket;
 
 use super::connection::{Ended, Slot};
-use super::shared::{LISTENER, Shared};
+use super::shared::{Accepting, LISTENER, Shared};
 use super::table::Nanos;
 
 /// How many connections are accepted before others get a turn.
@@ -21,17 +21,6 @@ const ACCEPT_TURN: usize = 64;
 /// Pauses after a failed accept: doubling from the first to the last.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(1);
 const ACCEPT_PAUSE_LONGEST: Duration = Duration::from_millis(100);
-
-/// How accepting goes.
-#[derive(Debug, Default)]
-pub(super) struct Accepting {
-    pub(super) failures_in_a_row: u32,
-    /// Accepting pauses until then.
-    pub(super) again_at: Option<Nanos>,
-    pub(super) closed: bool,
-    /// The reader stops, and connections wait in the backlog of a socket of its own.
-    pub(super) backlog: bool,
-}
 
 impl Shared {
     pub(super) fn accept_turn(&self) {

@@ -14,12 +14,10 @@ use crate::sys::event::{Event, Interest, NO_EVENT};
 use crate::sys::socket;
 
 use super::connection::{Ended, Rules, Slot, Turn};
-use super::shared::{LISTENER, Shared};
+use super::shared::{BROKEN_PAUSE, LISTENER, Shared};
 
 /// How many events one `dispatch` call of the host serves.
 const EVENTS: usize = 64;
-/// Somebody closed our descriptors: the pause that keeps a loop from spinning.
-pub(super) const BROKEN_PAUSE: Duration = Duration::from_millis(1);
 
 impl Shared {
     pub(crate) fn dispatch(&self, timeout: Option<Duration>) -> Result<()> {

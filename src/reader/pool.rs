@@ -8,43 +8,18 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::lifecycle::{Ending, Start};
 use crate::sys::event::{Event, NO_EVENT};
 use crate::sys::thread;
 
-use super::dispatch::BROKEN_PAUSE;
-use super::shared::{LISTENER, Shared};
+use super::shared::{BROKEN_PAUSE, LISTENER, Shared};
 
 /// A thread beyond the ones that a reader keeps leaves when it has had nothing to do for this long.
 const THREAD_PATIENCE: Duration = Duration::from_secs(5);
 const THREADS_KEPT: u32 = 2;
-
-/// The threads of one reader.
-#[derive(Debug, Default)]
-pub(super) struct Pool {
-    limit: u32,
-    counts: Mutex<Counts>,
-    pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
-}
-
-/// Decided together, so that the last one that waits never leaves.
-#[derive(Debug, Default)]
-struct Counts {
-    total: u32,
-    waiting: u32,
-}
-
-impl Pool {
-    pub(super) fn new(limit: u32) -> Pool {
-        Pool { limit, ..Pool::default() }
-    }
-}
 
 impl Shared {
     pub(crate) fn start(self: &Arc<Self>) -> Result<()> {

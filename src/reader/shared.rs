@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -19,16 +20,17 @@ use crate::sys::{self, fork};
 use crate::systemd::Environment;
 
 use super::Handler;
-use super::accept::Accepting;
 use super::connection::HandlerFailures;
 use super::lane::Lanes;
 use super::listener::{Admission, Listener};
 use super::offenders::Offenders;
-use super::pool::Pool;
 use super::table::{Nanos, Table};
 
 /// The listener's key in the poller; connections have theirs from 1 on.
 pub(super) const LISTENER: Key = 0;
+
+/// Somebody closed our descriptors: the pause that keeps a loop from spinning.
+pub(super) const BROKEN_PAUSE: Duration = Duration::from_millis(1);
 
 /// The state of one reader.
 pub(crate) struct Shared {
@@ -76,6 +78,38 @@ pub(super) struct Counters {
     pub(super) accept_errors: AtomicU64,
     pub(super) idle_closed: AtomicU64,
     pub(super) refused: AtomicU64,
+}
+
+/// How accepting goes.
+#[derive(Debug, Default)]
+pub(super) struct Accepting {
+    pub(super) failures_in_a_row: u32,
+    /// Accepting pauses until then.
+    pub(super) again_at: Option<Nanos>,
+    pub(super) closed: bool,
+    /// The reader stops, and connections wait in the backlog of a socket of its own.
+    pub(super) backlog: bool,
+}
+
+/// The threads of one reader.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    pub(super) limit: u32,
+    pub(super) counts: Mutex<Counts>,
+    pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Decided together, so that the last one that waits never leaves.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) total: u32,
+    pub(super) waiting: u32,
+}
+
+impl Pool {
+    pub(super) fn new(limit: u32) -> Pool {
+        Pool { limit, ..Pool::default() }
+    }
 }
 
 impl Shared {

@@ -3,7 +3,9 @@
 //! - `queue`: batches between producers and the sender, and the account of every message
 //! - `front`: the batch being written, frame by frame
 //! - `window`: which messages the reader may not have read
-//! - `sender`: the connection's life
+//! - `connection`: one connection: what the kernel says of it
+//! - `sender`: connection after connection: dial, pump, lose, drain
+//! - `world`: what the sender works with
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -24,15 +26,19 @@ use crate::options::WriterOptions;
 use crate::sys::event::{Event, NO_EVENT, Poller};
 use crate::sys::{fork, thread};
 
+mod connection;
 mod front;
 #[cfg(all(test, loom))]
 mod model;
 mod queue;
 mod sender;
 mod window;
+mod world;
 
+use connection::SOCKET;
 use queue::{Queue, Refusal};
-use sender::{Counters, Next, Report, SOCKET, Sender, Settings, World};
+use sender::{Next, Report, Sender};
+use world::{Counters, Settings, World};
 
 /// How often `flush` looks at first, and at most.
 const FLUSH_STEP: Duration = Duration::from_micros(100);

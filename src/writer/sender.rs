@@ -7,24 +7,19 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::backoff;
 use crate::error::{Context, Error};
 use crate::lifecycle::{Ending, Phase};
 use crate::sys::socket;
-use crate::sys::{
-    self,
-    event::{Interest, Key, Poller},
-};
+use crate::sys::{self, event::Interest};
 
+use super::connection::{Connection, SOCKET};
 use super::front::Front;
-use super::queue::Queue;
 use super::window::Window;
-
-/// The key of the connection in the poller. There is one at a time, and what an older one left behind does no harm.
-pub(crate) const SOCKET: Key = 0;
+use super::world::{World, add};
 
 /// How much one call pumps, so that a host's loop, a stop and a flush get their turn.
 const TURN: usize = 4 << 20;
@@ -53,63 +48,12 @@ const LOOK_AFTER: u64 = 32;
 const TRIM_AFTER: Duration = Duration::from_secs(5);
 const SPARES_AT_REST: usize = 1;
 
-/// What the sender needs to know of the options.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    pub(crate) write_timeout: Duration,
-    pub(crate) dial_timeout: Duration,
-    pub(crate) max_backoff: Duration,
-    pub(crate) write_buffer_size: u32,
-    pub(crate) max_attempts: u32,
-    pub(crate) drain_until_deadline: bool,
-}
-
-/// What the sender counts beside the account. Only the sender writes.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) failed: AtomicU64,
-    pub(crate) retried: AtomicU64,
-    pub(crate) suspected_lost: AtomicU64,
-    pub(crate) connections: AtomicU64,
-    pub(crate) connect_failures: AtomicU64,
-}
-
-fn add(counter: &AtomicU64, count: u64) {
-    counter.fetch_add(count, Ordering::Relaxed);
-}
-
-/// What the sender works with.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct World<'a> {
-    pub(crate) path: &'a Path,
-    pub(crate) settings: &'a Settings,
-    pub(crate) queue: &'a Queue,
-    pub(crate) poller: &'a Poller,
-    pub(crate) counters: &'a Counters,
-    /// The number of the connection's descriptor, -1 if there is none: for those who ask without a lock.
-    pub(crate) socket: &'a AtomicI32,
-}
-
 /// Something to tell the error callback, `times` times.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) error: Error,
     pub(crate) context: Context,
     pub(crate) times: u64,
-}
-
-/// A connection and what is known of it.
-#[derive(Debug)]
-struct Connection {
-    fd: OwnedFd,
-    made: Instant,
-    window: Window,
-    /// Since when the kernel takes nothing; reported again after each further `write_timeout`.
-    stalled: Option<Instant>,
-    /// A send has told of the reader's end over unread bytes, or may have: see [`Connection::send`].
-    reset: bool,
-    /// The last send took a part, and the kernel has not said since that it is full.
-    short: bool,
 }
 
 /// A reader that takes nothing more and still reads: it has shut its side (`SHUT_RD`) and not closed yet. The socket is
@@ -608,70 +552,6 @@ enum Pumped {
     Turn,
     /// The connection is gone or going.
     Lost,
-}
-
-impl Connection {
-    /// Sends, and takes note of what the kernel says of the reader's end. It says so once: a send of several pieces that
-    /// meets the end between two of them takes the error off the socket and returns a short count
-    /// (`sock_alloc_send_pskb`). A short count that no EAGAIN explains is therefore a reason for doubt.
-    fn send(&mut self, data: &[u8]) -> io::Result<usize> {
-        let result = socket::send(self.fd.as_fd(), data);
-        match &result {
-            Ok(bytes) => self.short = *bytes < data.len(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.short = false,
-            Err(error) => self.reset |= error.kind() == io::ErrorKind::ConnectionReset,
-        }
-        result
-    }
-
-    /// Closes it, and counts what may be lost with its reader. Returns whether anything may.
-    fn close(self, hangs: bool, world: World<'_>) -> bool {
-        let reset = self.reset || matches!(socket::take_error(self.fd.as_fd()), Ok(Some(_)));
-        let lost = if reset || hangs { self.window.in_doubt() } else { 0 };
-        add(&world.counters.suspected_lost, lost);
-        world.socket.store(-1, Ordering::Relaxed);
-        let _ = world.poller.remove(self.fd.as_fd());
-        // The reader must see the end even if a forked child of this process holds the socket too.
-        let _ = socket::shutdown_write(self.fd.as_fd());
-        lost > 0
-    }
-
-    fn look_whether_all_is_read(&mut self) {
-        // The buffer of a reader that is gone is empty too, so a hang-up that came before takes the answer back.
-        if self.window.unread() > 0
-            && socket::bytes_unread_by_peer(self.fd.as_fd()).is_ok_and(|unread| unread == 0)
-            && !socket::has_hung_up(self.fd.as_fd())
-        {
-            self.window.all_read();
-        }
-    }
-
-    /// The kernel takes bytes.
-    fn flows(&mut self, poller: &Poller) {
-        if self.stalled.take().is_some() {
-            let _ = poller.modify(self.fd.as_fd(), SOCKET, Interest::CLOSED);
-        }
-    }
-
-    /// The kernel takes nothing: waits for room, and returns what to report when that has lasted.
-    fn stalls(&mut self, now: Instant, world: World<'_>) -> Option<Error> {
-        let timeout = world.settings.write_timeout;
-        let since = match self.stalled {
-            Some(since) => since,
-            None => {
-                let _ = world.poller.modify(self.fd.as_fd(), SOCKET, Interest::WRITABLE);
-                *self.stalled.insert(now)
-            }
-        };
-        let report_at = since.checked_add(timeout)?;
-        if now < report_at {
-            let _ = world.poller.arm(report_at);
-            return None;
-        }
-        self.stalled = Some(now);
-        let _ = now.checked_add(timeout).map(|next| world.poller.arm(next));
-        Some(Error::Backpressure(timeout))
-    }
 }
 
 fn past_deadline(phase: Phase) -> bool {

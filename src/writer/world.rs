@@ -1,0 +1,46 @@
+//! What the sender works with: the options that it needs, the queue, the poller, and what it counts beside the account.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::sys::event::Poller;
+
+use super::queue::Queue;
+
+/// What the sender needs to know of the options.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) write_timeout: Duration,
+    pub(crate) dial_timeout: Duration,
+    pub(crate) max_backoff: Duration,
+    pub(crate) write_buffer_size: u32,
+    pub(crate) max_attempts: u32,
+    pub(crate) drain_until_deadline: bool,
+}
+
+/// What the sender counts beside the account. Only the sender writes.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) failed: AtomicU64,
+    pub(crate) retried: AtomicU64,
+    pub(crate) suspected_lost: AtomicU64,
+    pub(crate) connections: AtomicU64,
+    pub(crate) connect_failures: AtomicU64,
+}
+
+pub(crate) fn add(counter: &AtomicU64, count: u64) {
+    counter.fetch_add(count, Ordering::Relaxed);
+}
+
+/// What the sender works with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct World<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) settings: &'a Settings,
+    pub(crate) queue: &'a Queue,
+    pub(crate) poller: &'a Poller,
+    pub(crate) counters: &'a Counters,
+    /// The number of the connection's descriptor, -1 if there is none: for those who ask without a lock.
+    pub(crate) socket: &'a AtomicI32,
+}
