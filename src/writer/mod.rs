@@ -222,8 +222,9 @@ impl Writer {
         self.check_fork()?;
         let shared = &*self.shared;
         shared.lifecycle.refuse_in_callback("flush")?;
+        // Before the goal: a loss of what counts towards it is then never taken for one that was told earlier.
+        let told = shared.losses_told.load(Ordering::SeqCst);
         let goal = shared.queue.account().accepted.messages;
-        let told = shared.losses_told.load(Ordering::Relaxed);
         let deadline = Instant::now().checked_add(timeout);
         let mut step = FLUSH_STEP;
         loop {
