@@ -52,6 +52,7 @@ mod lifecycle;
 mod metrics;
 mod options;
 mod path;
+mod patience;
 mod reader;
 mod sync;
 mod sys;

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 
 use crate::error::{Context, Error};
 use crate::frame::{self, Frame, READ_BUFFER};
+use crate::patience::Patience;
 use crate::sys::socket;
 
 use super::lane::{Lane, Tally};
@@ -43,7 +44,6 @@ const TURN_TIME: Duration = Duration::from_millis(5);
 const LITTLE: usize = 2 << 10;
 /// A turn that read this much is worth another look or a few.
 const BUSY: usize = 16 << 10;
-const LOOKS: usize = 16;
 /// How many messages one batch callback gets at most.
 pub(crate) const BATCH: usize = 256;
 
@@ -202,7 +202,7 @@ impl Slot {
                 break turn;
             }
             match intake.take_seen(self) {
-                Ok(true) if !self.more_comes(taken) => break Turn::More,
+                Ok(true) if !self.more_comes(taken, intake.patience) => break Turn::More,
                 Ok(true) => {}
                 Ok(false) if taken >= TURN_BYTES || began.elapsed() >= TURN_TIME => break Turn::More,
                 Ok(false) => {}
@@ -224,12 +224,8 @@ impl Slot {
     /// Nothing is left. On a busy connection more comes in a moment: to look again is cheaper than to sleep, for the writer
     /// too, which would have to wake us, and another thread is not woken in our place. Others who want the processor get
     /// it meanwhile.
-    fn more_comes(&self, taken: usize) -> bool {
-        (BUSY..TURN_BYTES).contains(&taken)
-            && (0..LOOKS).any(|_| {
-                std::thread::yield_now();
-                self.has_unread()
-            })
+    fn more_comes(&self, taken: usize, patience: &mut Patience) -> bool {
+        (BUSY..TURN_BYTES).contains(&taken) && patience.try_to_find(|| self.has_unread())
     }
 
     /// The stream is over. A cut frame is the writer's failure, or will be sent again if it was we who ended it.
@@ -264,6 +260,7 @@ struct Intake<'a> {
     /// A large frame was read in this turn.
     used_large: bool,
     tally: &'a Tally,
+    patience: &'a mut Patience,
     /// The undecoded part of the buffer.
     start: usize,
     fill: usize,
@@ -280,8 +277,8 @@ impl<'a> Intake<'a> {
             lane.buffer[..fill].copy_from_slice(&state.cut);
             state.cut.clear();
         }
-        let Lane { buffer, large, tally } = lane;
-        Intake { state, buffer, large, used_large: false, tally, start: 0, fill, seen: 0 }
+        let Lane { buffer, large, tally, patience } = lane;
+        Intake { state, buffer, large, used_large: false, tally, patience, start: 0, fill, seen: 0 }
     }
 
     /// Leaves a cut frame with the connection. An idle one holds no memory.

@@ -9,6 +9,10 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::frame::READ_BUFFER;
+use crate::patience::Patience;
+
+/// How often a thread looks whether more comes on a busy connection.
+const LOOKS: u32 = 16;
 
 /// What was received through one lane. One thread writes at a time, so an addition needs no locked instruction.
 #[derive(Debug, Default)]
@@ -33,6 +37,7 @@ pub(crate) struct Lane {
     /// every 4 KiB, as much as the copy into it.
     pub(crate) large: Vec<u8>,
     pub(crate) tally: Arc<Tally>,
+    pub(crate) patience: Patience,
 }
 
 /// The lanes of one reader: as many as ever served at the same time.
@@ -67,7 +72,7 @@ impl Lanes {
     fn new_lane(&self) -> Lane {
         let tally = Arc::<Tally>::default();
         self.tallies.lock().push(Arc::clone(&tally));
-        Lane { buffer: Vec::new(), large: Vec::new(), tally }
+        Lane { buffer: Vec::new(), large: Vec::new(), tally, patience: Patience::new(LOOKS) }
     }
 
     /// Gives the memory of idle lanes back, but that of the warmest.

@@ -2,7 +2,8 @@
 
 use crate::frame::{self, Prefix};
 
-use super::queue::{Batch, Fate, Queue};
+use super::batch::Batch;
+use super::queue::{Fate, Queue};
 
 /// The batch in the sender's hands, or none.
 #[derive(Debug, Default)]
@@ -98,7 +99,7 @@ impl Front {
             queue.finish(fate, messages, payload);
         }
         if let Some(batch) = self.batch.take_if(|batch| batch.messages == self.messages) {
-            queue.recycle(batch);
+            batch.recycle();
             *self = Front::default();
         }
     }

@@ -1,5 +1,6 @@
 //! The sending side: what a caller holds.
 //!
+//! - `batch`: whole frames, and the memory for them
 //! - `queue`: batches between producers and the sender, and the account of every message
 //! - `front`: the batch being written, frame by frame
 //! - `window`: which messages the reader may not have read
@@ -26,6 +27,7 @@ use crate::options::WriterOptions;
 use crate::sys::event::{Event, NO_EVENT, Poller};
 use crate::sys::{fork, thread};
 
+mod batch;
 mod connection;
 mod front;
 #[cfg(all(test, loom))]

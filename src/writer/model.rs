@@ -38,7 +38,7 @@ fn send(queue: &Queue, bell: &Bell, count: u64) {
             Some(batch) => {
                 seen += batch.messages;
                 queue.finish(Fate::Sent, batch.messages, batch.payload);
-                queue.recycle(batch);
+                batch.recycle();
             }
             None if queue.sleep() => bell.wait(),
             None => {}

@@ -7,67 +7,19 @@
 //! The queue is also the account: `accepted = sent + abandoned + depth`, always. A message leaves the depth when the
 //! sender says that it is sent or abandoned, not when a batch is taken, so the limits are exact.
 
-use std::ops::{Deref, DerefMut};
+use std::collections::TryReserveError;
 use std::time::{Duration, Instant};
 
 use crate::frame;
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, Receiver, Sender, bounded, fence};
 
-/// How much a batch gathers: two of the kernel's largest buffers of a stream socket (`SKB_MAX_HEAD(0) + 32 KiB`).
-const BATCH: usize = 64 << 10;
+use super::batch::{BATCH, Batch};
 
 /// A message from this size on is copied before the lock is taken, into a batch of its own.
 const LARGE: usize = BATCH / 2;
 
-/// Batches of large messages that are kept, and how large they are at most.
-const LARGE_SPARES: usize = 8;
-const LARGEST_SPARE: usize = 1 << 20 | 1 << 12;
 /// How often a waiting producer looks for room by itself.
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(10);
-
-/// Empty batches kept for the next messages. More are needed only while a slow reader lets the queue fill.
-const SPARES: usize = 256;
-
-/// Whole frames, one behind the other.
-#[derive(Debug, Default)]
-pub(crate) struct Frames {
-    pub(crate) bytes: Vec<u8>,
-    /// How many frames.
-    pub(crate) messages: u64,
-    /// How many bytes of payload.
-    pub(crate) payload: u64,
-}
-
-impl Frames {
-    #[inline(always)]
-    fn append(&mut self, message: &[u8]) {
-        // Most prefixes have one byte, nearly all have two: pieces of a known size cost no call.
-        match message.len() {
-            len @ 0..0x80 => self.bytes.push(len as u8),
-            len @ 0x80..0x4000 => self.bytes.extend_from_slice(&[len as u8 | 0x80, (len >> 7) as u8]),
-            len => self.append_long_prefix(len),
-        }
-        self.bytes.extend_from_slice(message);
-    }
-
-    #[cold]
-    fn append_long_prefix(&mut self, len: usize) {
-        let mut prefix = [0; frame::MAX_PREFIX];
-        let size = frame::encode_prefix(len, &mut prefix);
-        self.bytes.extend_from_slice(&prefix[..size]);
-    }
-
-    /// Whether a message of `len` bytes fits behind the others, whatever its prefix.
-    fn fits(&self, len: usize) -> bool {
-        self.bytes.capacity() - self.bytes.len() >= len + frame::MAX_PREFIX
-    }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.messages = 0;
-        self.payload = 0;
-    }
-}
 
 /// Why a message was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,35 +32,9 @@ pub(crate) enum Refusal {
     NoMemory,
 }
 
-/// Frames in a box that was allocated with a way to fail: `Box::new` would end the host's process.
-#[derive(Debug)]
-pub(crate) struct Batch(Box<[Frames; 1]>);
-
-impl Batch {
-    fn with_capacity(bytes: usize) -> Result<Batch, Refusal> {
-        let refused = |_| Refusal::NoMemory;
-        let mut frames = Frames::default();
-        frames.bytes.try_reserve_exact(bytes).map_err(refused)?;
-        let mut one = Vec::new();
-        one.try_reserve_exact(1).map_err(refused)?;
-        one.push(frames);
-        match one.into_boxed_slice().try_into() {
-            Ok(boxed) => Ok(Batch(boxed)),
-            Err(_) => unreachable!("the slice has one element"),
-        }
-    }
-}
-
-impl Deref for Batch {
-    type Target = Frames;
-    fn deref(&self) -> &Frames {
-        &self.0[0]
-    }
-}
-
-impl DerefMut for Batch {
-    fn deref_mut(&mut self) -> &mut Frames {
-        &mut self.0[0]
+impl From<TryReserveError> for Refusal {
+    fn from(_: TryReserveError) -> Refusal {
+        Refusal::NoMemory
     }
 }
 
@@ -172,10 +98,6 @@ pub(crate) struct Queue {
     room: Condvar,
     seal: Sender<Batch>,
     sealed: Receiver<Batch>,
-    /// Last in, first out, so that the same warm memory is used again.
-    spares: Mutex<Vec<Batch>>,
-    /// The same for large messages, a few.
-    large_spares: Mutex<Vec<Batch>>,
     max: Count,
 }
 
@@ -192,8 +114,6 @@ impl Queue {
             room: Condvar::new(),
             seal,
             sealed,
-            spares: Mutex::new(Vec::with_capacity(SPARES)),
-            large_spares: Mutex::new(Vec::with_capacity(LARGE_SPARES)),
             max,
         }
     }
@@ -287,7 +207,7 @@ impl Queue {
     fn push_large(&self, message: &[u8]) -> Result<bool, Refusal> {
         let admit = |open: &mut Open| self.admit(open, message.len()).inspect_err(|refusal| count_drop(open, *refusal));
         admit(&mut self.open.lock())?;
-        let mut own = self.large_batch(message.len() + frame::MAX_PREFIX)?;
+        let mut own = Batch::just_for(message.len() + frame::MAX_PREFIX)?;
         own.append(message);
         let mut open = self.open.lock();
         admit(&mut open)?;
@@ -313,7 +233,7 @@ impl Queue {
 
     #[cold]
     fn begin_batch<'a>(&self, open: &'a mut Open, len: usize) -> Result<&'a mut Batch, Refusal> {
-        let empty = self.empty_batch(len + frame::MAX_PREFIX)?;
+        let empty = Batch::with_room(len + frame::MAX_PREFIX)?;
         self.seal_open(open);
         Ok(open.batch.insert(empty))
     }
@@ -343,28 +263,6 @@ impl Queue {
         let (sent, abandoned) = self.finished.read();
         open.limit.messages = sent.messages + abandoned.messages + self.max.messages;
         open.limit.bytes = (sent.bytes + abandoned.bytes).saturating_add(self.max.bytes);
-    }
-
-    fn empty_batch(&self, size: usize) -> Result<Batch, Refusal> {
-        if size <= BATCH
-            && let Some(spare) = self.spares.lock().pop()
-        {
-            return Ok(spare);
-        }
-        Batch::with_capacity(size.max(BATCH))
-    }
-
-    /// The newest spare that is large enough, or a new batch: fresh memory costs a page fault every 4 KiB, as much as the
-    /// copy into it.
-    fn large_batch(&self, size: usize) -> Result<Batch, Refusal> {
-        let mut spares = self.large_spares.lock();
-        match spares.iter().rposition(|spare| spare.bytes.capacity() >= size) {
-            Some(newest) => Ok(spares.remove(newest)),
-            None => {
-                drop(spares);
-                Batch::with_capacity(size)
-            }
-        }
     }
 
     /// The open batch leaves for the sender, with the count of what is in it.
@@ -409,32 +307,6 @@ impl Queue {
     pub(crate) fn is_empty(&self) -> bool {
         let open = self.open.lock();
         open.batch.is_none() && self.sealed.is_empty()
-    }
-
-    /// The sender is done with a batch. It is used again, unless it is very large.
-    pub(crate) fn recycle(&self, mut batch: Batch) {
-        let (spares, most) = match batch.bytes.capacity() {
-            BATCH => (&self.spares, SPARES),
-            0..=LARGEST_SPARE => (&self.large_spares, LARGE_SPARES),
-            _ => return,
-        };
-        batch.clear();
-        let mut spares = spares.lock();
-        if spares.len() == most {
-            spares.remove(0); // the oldest: sizes may have changed
-        }
-        spares.push(batch);
-    }
-
-    /// Gives memory back that a burst has left behind.
-    pub(crate) fn trim(&self, keep: usize) {
-        self.spares.lock().truncate(keep);
-        self.large_spares.lock().clear();
-    }
-
-    /// Whether [`Queue::trim`] would give something back.
-    pub(crate) fn spares(&self) -> usize {
-        self.spares.lock().len() + self.large_spares.lock().len()
     }
 
     /// The sender says how messages ended. Waiting producers are woken when the queue is half empty: waking them for each
@@ -513,7 +385,7 @@ mod tests {
         while let Some(batch) = queue.take() {
             out.extend_from_slice(&batch.bytes);
             queue.finish(Fate::Sent, batch.messages, batch.payload);
-            queue.recycle(batch);
+            batch.recycle();
         }
         out
     }
@@ -619,20 +491,5 @@ mod tests {
         queue.push(b"a").expect("room");
         queue.wait_for_room(1, Some(Instant::now() + Duration::from_millis(1)));
         assert_eq!(queue.offer(b"b"), Err(Refusal::Full));
-    }
-
-    #[test]
-    fn memory_is_used_again_and_given_back() {
-        let queue = Queue::new(1 << 10, 0);
-        for _ in 0..200 {
-            queue.push(&[0; 1_000]).expect("room");
-        }
-        drain(&queue);
-        let spares = queue.spares();
-        assert!(spares > 1);
-        queue.push(b"a").expect("room");
-        assert_eq!(queue.spares(), spares - 1);
-        queue.trim(1);
-        assert_eq!(queue.spares(), 1);
     }
 }

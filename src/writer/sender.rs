@@ -13,11 +13,14 @@ use std::time::{Duration, Instant};
 use crate::backoff;
 use crate::error::{Context, Error};
 use crate::lifecycle::{Ending, Phase};
+use crate::patience::Patience;
 use crate::sys::socket;
 use crate::sys::{self, event::Interest};
 
+use super::batch::{self, Batch, TRIM_AFTER};
 use super::connection::{Connection, SOCKET};
 use super::front::Front;
+use super::queue::Queue;
 use super::window::Window;
 use super::world::{World, add};
 
@@ -26,7 +29,7 @@ const TURN: usize = 4 << 20;
 
 /// A turn that sent this much is worth another look or a few.
 const BUSY: usize = 16 << 10;
-const LOOKS: usize = 8;
+const LOOKS: u32 = 8;
 
 /// How long a drain tries to find a reader: the API promises an answer within 250 ms.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(200);
@@ -44,10 +47,6 @@ const ENDING_LONGEST: Duration = Duration::from_millis(10);
 const LONE_GAP: Duration = Duration::from_micros(20);
 /// After so many lone messages the kernel is asked whether they have been read.
 const LOOK_AFTER: u64 = 32;
-/// Memory of a burst is given back after this.
-const TRIM_AFTER: Duration = Duration::from_secs(5);
-const SPARES_AT_REST: usize = 1;
-
 /// Something to tell the error callback, `times` times.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -115,6 +114,7 @@ pub(crate) struct Sender {
     /// When a message last found the sender asleep.
     lone_at: Instant,
     accepted_at_rouse: u64,
+    patience: Patience,
 }
 
 impl Sender {
@@ -132,6 +132,7 @@ impl Sender {
             abandoned_before_drain: None,
             lone_at: now,
             accepted_at_rouse: 0,
+            patience: Patience::new(LOOKS),
         }
     }
 
@@ -289,19 +290,11 @@ impl Sender {
     fn pump(&mut self, now: Instant, phase: Phase, world: World<'_>) -> Pumped {
         let Link::Up(connection) = &mut self.link else { return Pumped::Lost };
         connection.look_whether_all_is_read();
-        let (mut turn, mut looks) = (0, LOOKS);
+        let mut turn = 0;
         let cause = loop {
             if self.front.is_empty() {
-                // On a busy queue a batch fills in a moment: to look again is cheaper than to take the lock from the
-                // producers for a few messages, or to sleep and be woken by them.
-                let patient = turn >= BUSY && looks > 0;
-                match if patient { world.queue.take_sealed() } else { world.queue.take() } {
+                match next_batch(turn, &mut self.patience, world.queue) {
                     Some(batch) => self.front.load(batch),
-                    None if patient => {
-                        looks -= 1;
-                        std::thread::yield_now();
-                        continue;
-                    }
                     None => {
                         connection.flows(world.poller);
                         return Pumped::Empty;
@@ -317,7 +310,6 @@ impl Sender {
                         self.attempts = 0;
                     }
                     turn += bytes;
-                    looks = LOOKS;
                     if turn >= TURN || (turn > 0 && past_deadline(phase)) {
                         return Pumped::Turn;
                     }
@@ -463,23 +455,21 @@ impl Sender {
             Link::Ending(farewell) => drop(farewell.connection.close(false, world)),
             Link::Down { .. } | Link::Backlog { .. } => {}
         }
-        world.queue.trim(0);
+        batch::give_back();
         Next::Finished(ending)
     }
 
     /// Nothing to send. What a burst left behind is given back when it has been quiet for a while.
     fn rest(&mut self, now: Instant, world: World<'_>) {
         match self.trim_at {
-            Some(at) if now >= at => {
-                world.queue.trim(SPARES_AT_REST);
-                self.trim_at = None;
+            Some(at) if now < at => drop(world.poller.arm(at)),
+            watched => {
+                let more = if watched.is_some() { batch::trim(now) } else { batch::has_spares(now) };
+                self.trim_at = more.then(|| now + TRIM_AFTER);
+                if let Some(at) = self.trim_at {
+                    let _ = world.poller.arm(at);
+                }
             }
-            Some(at) => drop(world.poller.arm(at)),
-            None if world.queue.spares() > SPARES_AT_REST => {
-                self.trim_at = Some(now + TRIM_AFTER);
-                let _ = world.poller.arm(now + TRIM_AFTER);
-            }
-            None => {}
         }
     }
 
@@ -552,6 +542,22 @@ enum Pumped {
     Turn,
     /// The connection is gone or going.
     Lost,
+}
+
+/// On a busy queue a batch fills in a moment: to wait for that is cheaper than to take the lock from the producers for a
+/// few messages, or to sleep and be woken by them.
+fn next_batch(turn: usize, patience: &mut Patience, queue: &Queue) -> Option<Batch> {
+    if turn < BUSY {
+        return queue.take();
+    }
+    let mut sealed = queue.take_sealed();
+    if sealed.is_none() {
+        patience.try_to_find(|| {
+            sealed = queue.take_sealed();
+            sealed.is_some()
+        });
+    }
+    sealed.or_else(|| queue.take())
 }
 
 fn past_deadline(phase: Phase) -> bool {
