@@ -27,9 +27,9 @@ const READER_INSTRUCTIONS: f64 = 90.0;
 /// Per message, while streaming with the library's own threads. How often a thread sleeps varies from run to run.
 const SYSTEM_CALLS: f64 = 0.01;
 
-/// Per message: a few hundred in two million messages come with a thread that is started or a queue that grows, and
+/// Per message: a few in two million messages come with a thread that is started or a queue that grows, and
 /// each allocation in the path of every message or every batch is far above.
-const ALLOCATIONS: f64 = 0.0005;
+const ALLOCATIONS: f64 = 0.0001;
 
 /// Calls of the C library that enter the kernel, and could come into a message's way.
 const KERNEL_CALLS: &str = "accept accept4 clock_nanosleep close connect dup dup3 epoll_create1 epoll_ctl epoll_pwait \

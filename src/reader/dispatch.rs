@@ -13,7 +13,8 @@ use crate::error::{Context, Error, Result};
 use crate::sys::event::{Event, Interest, NO_EVENT};
 use crate::sys::socket;
 
-use super::connection::{Ended, Rules, Slot, Turn};
+use super::connection::{Ended, Slot};
+use super::hands::{Rules, Turn};
 use super::shared::{BROKEN_PAUSE, LISTENER, Shared};
 
 /// How many events one `dispatch` call of the host serves.

@@ -36,6 +36,8 @@ pub(crate) struct Lane {
     /// The memory of the last frame that was too large for the buffer, for the next one: fresh memory costs a page fault
     /// every 4 KiB, as much as the copy into it.
     pub(crate) large: Vec<u8>,
+    /// The memory of the last cut frame, for the next one.
+    pub(crate) spare: Vec<u8>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) patience: Patience,
 }
@@ -72,7 +74,7 @@ impl Lanes {
     fn new_lane(&self) -> Lane {
         let tally = Arc::<Tally>::default();
         self.tallies.lock().push(Arc::clone(&tally));
-        Lane { buffer: Vec::new(), large: Vec::new(), tally, patience: Patience::new(LOOKS) }
+        Lane { buffer: Vec::new(), large: Vec::new(), spare: Vec::new(), tally, patience: Patience::new(LOOKS) }
     }
 
     /// Gives the memory of idle lanes back, but that of the warmest.
@@ -80,7 +82,7 @@ impl Lanes {
         let mut idle = self.idle.lock();
         let rest = idle.len().saturating_sub(1);
         for lane in &mut idle[..rest] {
-            (lane.buffer, lane.large) = (Vec::new(), Vec::new());
+            (lane.buffer, lane.large, lane.spare) = (Vec::new(), Vec::new(), Vec::new());
         }
     }
 

@@ -1,7 +1,9 @@
 //! The receiving side: what a caller holds.
 //!
 //! - `listener`: the socket, ours or systemd's, and who may come in
-//! - `connection`: one connection: read, decode, hand out, end without loss
+//! - `connection`: one connection: turn by turn until it ends without loss
+//! - `intake`: its bytes between the socket and the callback
+//! - `hands`: whole frames on their way into the callback
 //! - `lane`: the buffer and the counters that a serving thread works with
 //! - `table`: the open connections and their silence
 //! - `offenders`: peers that send what cannot be taken
@@ -24,6 +26,8 @@ use crate::sys::socket;
 mod accept;
 mod connection;
 mod dispatch;
+mod hands;
+mod intake;
 mod lane;
 mod listener;
 mod offenders;

@@ -20,7 +20,7 @@ use crate::sys::{self, fork};
 use crate::systemd::Environment;
 
 use super::Handler;
-use super::connection::HandlerFailures;
+use super::hands::HandlerFailures;
 use super::lane::Lanes;
 use super::listener::{Admission, Listener};
 use super::offenders::Offenders;
