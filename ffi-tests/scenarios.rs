@@ -559,6 +559,7 @@ scenarios! {
         }
         Environment {
             test_what_counts_as_systemd,
+            test_a_set_user_id_program_does_not_believe_it,
             test_directories_are_reported,
             test_describe_standalone,
             test_describe_under_systemd,

@@ -369,6 +369,17 @@ class Environment(SystemdCase):
                 self.assertEqual(bool(child.run("lib.udsipc_systemd_is_active()")), bool(active))
                 child.end()
 
+    @unittest.skipUnless(os.geteuid() == 0, "only root can change its user")
+    def test_a_set_user_id_program_does_not_believe_it(self):
+        child = self.child(env={"RUNTIME_DIRECTORY": self.directory, "STATE_DIRECTORY": "/var/lib/x",
+                                "NOTIFY_SOCKET": "/run/notify", "LISTEN_FDS": "1"})
+        self.assertTrue(child.run("lib.udsipc_systemd_is_active()"))
+        child.run("import os; os.setreuid(65534, 0)")
+        self.assertFalse(child.run("lib.udsipc_systemd_is_active()"))
+        self.assertEqual(child.run("lib.udsipc_systemd_runtime_dir().decode()"), "")
+        self.assertEqual(child.run("lib.udsipc_systemd_state_dir().decode()"), "")
+        self.assertEqual(child.run("resolve_socket_path('/run/app/s.sock')"), "/run/app/s.sock")
+
     def test_directories_are_reported(self):
         child = self.child(env={"RUNTIME_DIRECTORY": "/run/a:/run/b", "STATE_DIRECTORY": "/var/lib/x"})
         self.assertEqual(child.run("lib.udsipc_systemd_runtime_dir().decode()"), "/run/a")

@@ -25,6 +25,12 @@ pub(crate) fn cvt_len(result: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
+/// False in a set-user-ID or set-group-ID program (credentials(7)).
+pub(crate) fn runs_as_who_started_it() -> bool {
+    // SAFETY: none of the four takes anything, or can fail.
+    unsafe { libc::getuid() == libc::geteuid() && libc::getgid() == libc::getegid() }
+}
+
 /// Repeats a call that a signal handler of the host interrupted (EINTR, signal(7)).
 pub(crate) fn retry_eintr<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
