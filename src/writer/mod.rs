@@ -5,7 +5,9 @@
 //! - `front`: the batch being written, frame by frame
 //! - `window`: which messages the reader may not have read
 //! - `connection`: one connection: what the kernel says of it
-//! - `sender`: connection after connection: dial, pump, lose, drain
+//! - `link`: the states of the connection
+//! - `sender`: connection after connection: dial, pump, lose
+//! - `drain`: the end: what is left is sent or given up
 //! - `world`: what the sender works with
 
 use std::fmt;
@@ -29,7 +31,9 @@ use crate::sys::{fork, thread};
 
 mod batch;
 mod connection;
+mod drain;
 mod front;
+mod link;
 #[cfg(all(test, loom))]
 mod model;
 mod queue;

@@ -20,6 +20,7 @@ use crate::sys::{self, event::Interest};
 use super::batch::{self, Batch, TRIM_AFTER};
 use super::connection::{Connection, SOCKET};
 use super::front::Front;
+use super::link::{Farewell, Link};
 use super::queue::Queue;
 use super::window::Window;
 use super::world::{World, add};
@@ -31,18 +32,11 @@ const TURN: usize = 4 << 20;
 const BUSY: usize = 16 << 10;
 const LOOKS: u32 = 8;
 
-/// How long a drain tries to find a reader: the API promises an answer within 250 ms.
-const DRAIN_PATIENCE: Duration = Duration::from_millis(200);
-/// The longest pause between two attempts while draining.
-const DRAIN_BACKOFF: Duration = Duration::from_millis(20);
 /// A connection that held this long says that the reader is well: the next one is made at once.
 const SETTLED: Duration = Duration::from_secs(1);
 /// A full backlog is tried again after this, and then twice that, up to the longest.
 const BACKLOG_STEP: Duration = Duration::from_millis(1);
 const BACKLOG_LONGEST: Duration = Duration::from_millis(20);
-/// How soon a reader that has ended the connection, but not yet read to its end, is looked at again.
-const ENDING_STEP: Duration = Duration::from_micros(200);
-const ENDING_LONGEST: Duration = Duration::from_millis(10);
 /// Messages closer than this are worth batching; a lone one is sent from its caller's thread.
 const LONE_GAP: Duration = Duration::from_micros(20);
 /// After so many lone messages the kernel is asked whether they have been read.
@@ -53,35 +47,6 @@ pub(crate) struct Report {
     pub(crate) error: Error,
     pub(crate) context: Context,
     pub(crate) times: u64,
-}
-
-/// A reader that takes nothing more and still reads: it has shut its side (`SHUT_RD`) and not closed yet. The socket is
-/// out of the poller: there is no event for what is waited for (SIOCOUTQ).
-#[derive(Debug)]
-struct Farewell {
-    connection: Connection,
-    cause: Option<io::Error>,
-    unread: usize,
-    unread_since: Instant,
-    look_at: Instant,
-    step: Duration,
-}
-
-#[derive(Debug)]
-enum Link {
-    /// Not connected: dial at `until`, or with the next message if the reader just closed an idle connection.
-    Down {
-        until: Instant,
-        message_hurries: bool,
-    },
-    /// The backlog is full.
-    Backlog {
-        since: Instant,
-        until: Instant,
-        step: Duration,
-    },
-    Up(Connection),
-    Ending(Box<Farewell>),
 }
 
 /// What comes next.
@@ -97,20 +62,20 @@ pub(crate) enum Next {
 
 #[derive(Debug)]
 pub(crate) struct Sender {
-    link: Link,
-    front: Front,
+    pub(super) link: Link,
+    pub(super) front: Front,
     /// Connections that broke on the first message.
-    attempts: u32,
+    pub(super) attempts: u32,
     /// Connects that failed, and connections that took nothing, in a row.
     failures: u32,
     /// Since when there is no connection, and whether the last attempt said that nobody listens.
-    down_since: Instant,
-    nobody_listens: bool,
+    pub(super) down_since: Instant,
+    pub(super) nobody_listens: bool,
     reports: Vec<Report>,
     random: u64,
     trim_at: Option<Instant>,
     /// What had been abandoned when the drain began.
-    abandoned_before_drain: Option<u64>,
+    pub(super) abandoned_before_drain: Option<u64>,
     /// When a message last found the sender asleep.
     lone_at: Instant,
     accepted_at_rouse: u64,
@@ -209,28 +174,6 @@ impl Sender {
                 return next;
             }
         }
-    }
-
-    /// A drain does not sit out a long pause.
-    fn hurry(&mut self, now: Instant) {
-        if let Link::Down { until, .. } = &mut self.link {
-            *until = (*until).min(now + DRAIN_BACKOFF);
-        }
-    }
-
-    /// Nobody listens while draining: gives up in good time.
-    fn give_up_draining(&mut self, now: Instant, phase: Phase, world: World<'_>) -> Option<Next> {
-        let Phase::Draining { since, .. } = phase else { return None };
-        if world.settings.drain_until_deadline || !self.nobody_listens || !matches!(self.link, Link::Down { .. }) {
-            return None;
-        }
-        let enough = since.max(self.down_since) + DRAIN_PATIENCE;
-        if now < enough {
-            let _ = world.poller.arm(enough);
-            return None;
-        }
-        let count = self.abandon_all(world);
-        Some(self.finish(Ending::Undelivered(count), world))
     }
 
     fn dial(&mut self, now: Instant, since: Instant, step: Duration, world: World<'_>) {
@@ -341,31 +284,20 @@ impl Sender {
             return self.lose(now, connection, cause, false, world);
         }
         let _ = world.poller.remove(connection.fd.as_fd());
-        let look_at = now + ENDING_STEP;
-        let farewell = Farewell { connection, cause, unread, unread_since: now, look_at, step: ENDING_STEP };
-        self.link = Link::Ending(Box::new(farewell));
+        self.link = Link::Ending(Box::new(Farewell::new(now, connection, cause, unread)));
     }
 
     /// Looks after a reader that is about to close. True when it is over.
     fn see_off(&mut self, now: Instant, world: World<'_>) -> bool {
         let Link::Ending(farewell) = &mut self.link else { return true };
-        if now >= farewell.look_at {
-            let unread = socket::bytes_unread_by_peer(farewell.connection.fd.as_fd()).unwrap_or(0);
-            if unread != farewell.unread {
-                (farewell.unread, farewell.unread_since) = (unread, now);
-            }
-            let hangs = now.saturating_duration_since(farewell.unread_since) >= world.settings.write_timeout;
-            if unread == 0 || hangs {
-                if let Link::Ending(farewell) = self.take_link(now) {
-                    self.lose(now, farewell.connection, farewell.cause, unread != 0, world);
-                }
-                return true;
-            }
-            farewell.step = (farewell.step * 2).min(ENDING_LONGEST);
-            farewell.look_at = now + farewell.step;
+        let Some(hangs) = farewell.look(now, world.settings.write_timeout) else {
+            let _ = world.poller.arm(farewell.look_at());
+            return false;
+        };
+        if let Link::Ending(farewell) = self.take_link(now) {
+            self.lose(now, farewell.connection, farewell.cause, hangs, world);
         }
-        let _ = world.poller.arm(farewell.look_at);
-        false
+        true
     }
 
     /// The peer has closed. That is no failure, unless a message was being written.
@@ -415,48 +347,6 @@ impl Sender {
             self.attempts = 0;
             self.report(Error::Undelivered(1), Context::WriteAgain);
         }
-    }
-
-    /// The end of a writer that never ran.
-    pub(crate) fn give_up(&mut self, world: World<'_>) -> Ending {
-        match self.abandon_all(world) {
-            0 => Ending::Clean,
-            count => Ending::Undelivered(count),
-        }
-    }
-
-    /// Gives up every message. Each is counted and reported.
-    fn abandon_all(&mut self, world: World<'_>) -> u64 {
-        let retry = u64::from(self.attempts > 0 && !self.front.is_empty());
-        let mut count = self.front.abandon_rest(world.queue);
-        while let Some(batch) = world.queue.take() {
-            self.front.load(batch);
-            count += self.front.abandon_rest(world.queue);
-        }
-        add(&world.counters.failed, count);
-        self.report_many(Error::Undelivered(count), Context::DrainRetry, retry);
-        self.report_many(Error::Undelivered(count), Context::Drain, count - retry);
-        count
-    }
-
-    /// Nothing is left, but a poison message may have been given up on the way.
-    fn finish_drained(&mut self, world: World<'_>) -> Next {
-        let abandoned = world.queue.account().abandoned.messages;
-        match abandoned - self.abandoned_before_drain.unwrap_or(abandoned) {
-            0 => self.finish(Ending::Clean, world),
-            count => self.finish(Ending::Undelivered(count), world),
-        }
-    }
-
-    fn finish(&mut self, ending: Ending, world: World<'_>) -> Next {
-        let down = Link::Down { until: Instant::now(), message_hurries: false };
-        match std::mem::replace(&mut self.link, down) {
-            Link::Up(connection) => drop(connection.close(false, world)),
-            Link::Ending(farewell) => drop(farewell.connection.close(false, world)),
-            Link::Down { .. } | Link::Backlog { .. } => {}
-        }
-        batch::give_back();
-        Next::Finished(ending)
     }
 
     /// Nothing to send. What a burst left behind is given back when it has been quiet for a while.
@@ -514,11 +404,11 @@ impl Sender {
         account.sent.messages + account.abandoned.messages - unread
     }
 
-    fn report(&mut self, error: Error, context: Context) {
+    pub(super) fn report(&mut self, error: Error, context: Context) {
         self.report_many(error, context, 1);
     }
 
-    fn report_many(&mut self, error: Error, context: Context, times: u64) {
+    pub(super) fn report_many(&mut self, error: Error, context: Context, times: u64) {
         if times > 0 {
             self.reports.push(Report { error, context, times });
         }
