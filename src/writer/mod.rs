@@ -9,24 +9,23 @@
 //! - `sender`: connection after connection: dial, pump, lose
 //! - `drain`: the end: what is left is sent or given up
 //! - `world`: what the sender works with
+//! - `shared`: the state of all that, and what its thread and the host do with it
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::BorrowedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::error::{Error, ErrorHandler, Result};
-use crate::lifecycle::{Driver, Ending, Lifecycle, Phase, Stop};
+use crate::error::{Error, Result};
+use crate::lifecycle::{Driver, Lifecycle, Phase, Stop};
 use crate::metrics::WriterMetrics;
 use crate::options::WriterOptions;
-use crate::sys::event::{Event, NO_EVENT, Poller};
+use crate::sys::event::Poller;
 use crate::sys::{fork, thread};
 
 mod batch;
@@ -38,13 +37,14 @@ mod link;
 mod model;
 mod queue;
 mod sender;
+mod shared;
 mod window;
 mod world;
 
-use connection::SOCKET;
 use queue::{Queue, Refusal};
-use sender::{Next, Report, Sender};
-use world::{Counters, Settings, World};
+use sender::Sender;
+use shared::Shared;
+use world::{Counters, Settings};
 
 /// How often `flush` looks at first, and at most.
 const FLUSH_STEP: Duration = Duration::from_micros(100);
@@ -66,30 +66,6 @@ pub struct WriteManyError {
     pub accepted: usize,
     /// Why the next one was refused.
     pub error: Error,
-}
-
-struct Shared {
-    path: PathBuf,
-    max_message_size: u64,
-    settings: Settings,
-    queue: Queue,
-    poller: Poller,
-    counters: Counters,
-    socket: AtomicI32,
-    sender: Mutex<Sender>,
-    lifecycle: Lifecycle,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    on_error: Option<ErrorHandler>,
-    /// Losses that a flush has told of.
-    losses_told: AtomicU64,
-    /// Held while reports are delivered: one callback at a time.
-    delivering: Mutex<()>,
-    /// Reports that have been gathered and not delivered yet: a stop waits for them.
-    undelivered: Mutex<usize>,
-    delivered: Condvar,
-    /// The handle was dropped inside one of its own callbacks: there is nobody left to tell.
-    muted: AtomicBool,
-    fork: fork::Token,
 }
 
 impl Writer {
@@ -347,221 +323,9 @@ impl Writer {
     }
 }
 
-impl Shared {
-    fn world(&self) -> World<'_> {
-        World {
-            path: &self.path,
-            settings: &self.settings,
-            queue: &self.queue,
-            poller: &self.poller,
-            counters: &self.counters,
-            socket: &self.socket,
-        }
-    }
-
-    /// Whether there is nothing special about a message or the process: neither empty, nor too large, nor a forked child.
-    #[inline]
-    fn is_plain(&self, message: &[u8]) -> bool {
-        // An empty message wraps around and is above every limit.
-        (message.len() as u64).wrapping_sub(1) < self.max_message_size && self.fork.is_current()
-    }
-
-    /// A message that is not plain.
-    #[cold]
-    fn judge(&self, message: &[u8]) -> Result<()> {
-        if !self.fork.is_current() {
-            return Err(Error::Forked);
-        }
-        if message.is_empty() {
-            return if self.queue.is_closed() { Err(self.lifecycle.why_stopped()) } else { Ok(()) };
-        }
-        Err(Error::MessageTooLarge { size: message.len() as u64, limit: self.max_message_size })
-    }
-
-    /// The queue knows that it refused, but not all about it.
-    #[cold]
-    fn explain(&self, refusal: Refusal) -> Error {
-        match refusal {
-            Refusal::Closed => self.lifecycle.why_stopped(),
-            Refusal::Full => {
-                let depth = self.queue.account().depth;
-                Error::BufferFull { messages: depth.messages, bytes: depth.bytes }
-            }
-            Refusal::NoMemory => {
-                let source = std::io::ErrorKind::OutOfMemory.into();
-                Error::NoResources { action: "memory for a message".into(), source }
-            }
-        }
-    }
-
-    /// The sender slept, and now there is a message.
-    #[cold]
-    fn rouse(&self) {
-        let sent = self.sender.try_lock().is_some_and(|mut sender| sender.send_at_once(Instant::now(), self.world()));
-        if !sent {
-            self.poller.wake();
-        }
-    }
-
-    /// Messages that were accepted and did not, or may not have, come through.
-    fn lost(&self) -> u64 {
-        self.queue.account().abandoned.messages + self.counters.suspected_lost.load(Ordering::Relaxed)
-    }
-
-    fn wait_for_room(&self, len: usize, deadline: Option<Instant>) {
-        if self.lifecycle.driver() == Driver::Host {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            self.drive(left);
-        } else {
-            self.queue.wait_for_room(len, deadline);
-        }
-    }
-
-    /// The body of the writer's thread.
-    fn run(&self) {
-        let outcome = catch_unwind(AssertUnwindSafe(|| while self.drive(None) {}));
-        if outcome.is_err() {
-            self.queue.close();
-            self.lifecycle.finish(Ending::Panicked);
-        }
-    }
-
-    /// Waits for something to happen and moves the sender on. False when the writer has come to rest.
-    fn drive(&self, timeout: Option<Duration>) -> bool {
-        let mut closed = false;
-        let waited = self.poller.wait(&mut [NO_EVENT; 4], timeout, |event| {
-            closed |= matches!(event, Event::Ready { key: SOCKET, closed: true });
-        });
-        if waited.is_err() {
-            // Somebody closed our descriptors: without this pause the loop would spin.
-            std::thread::sleep(FLUSH_LONGEST);
-        }
-        self.advance(closed)
-    }
-
-    fn advance(&self, closed: bool) -> bool {
-        let phase = self.lifecycle.phase();
-        if phase == Phase::Stopped {
-            self.poller.wake(); // others may wait there as well
-            return false;
-        }
-        let (next, reports) = {
-            let mut sender = self.sender.lock();
-            (sender.advance(Instant::now(), phase, closed, self.world()), self.gather(&mut sender))
-        };
-        self.deliver(reports);
-        match next {
-            Next::Wait => true,
-            Next::Again => {
-                self.poller.wake();
-                true
-            }
-            Next::Finished(ending) => {
-                self.lifecycle.finish(ending);
-                self.poller.wake();
-                false
-            }
-        }
-    }
-
-    /// Takes what the sender has to report, while its lock is held: from now on a stop waits for the delivery.
-    fn gather(&self, sender: &mut Sender) -> Vec<Report> {
-        let reports = sender.take_reports();
-        if !reports.is_empty() {
-            *self.undelivered.lock() += 1;
-        }
-        reports
-    }
-
-    fn deliver(&self, reports: Vec<Report>) {
-        if reports.is_empty() {
-            return;
-        }
-        // Muted, it may be that this very thread delivers already.
-        if let Some(on_error) = self.on_error.as_ref().filter(|_| !self.muted.load(Ordering::Relaxed)) {
-            self.call_back(on_error, &reports);
-        }
-        *self.undelivered.lock() -= 1;
-        self.delivered.notify_all();
-    }
-
-    fn call_back(&self, on_error: &ErrorHandler, reports: &[Report]) {
-        let _delivering = self.delivering.lock();
-        let _inside = self.lifecycle.enter_callback();
-        for report in reports {
-            for _ in 0..report.times {
-                if self.muted.load(Ordering::Relaxed) {
-                    return;
-                }
-                // A callback that panics has had its say; the messages are not its concern.
-                let _ = catch_unwind(AssertUnwindSafe(|| on_error(&report.error, report.context)));
-            }
-        }
-    }
-
-    fn stop(&self, timeout: Duration) -> Result<()> {
-        self.queue.close();
-        match self.lifecycle.stop(timeout) {
-            Stop::Over(ending) => {
-                self.await_delivery();
-                return Stop::over(ending);
-            }
-            Stop::Lead(Driver::Nobody) => self.give_up_undriven(),
-            Stop::Lead(Driver::Threads) | Stop::Follow(_) => self.poller.wake(),
-            Stop::Lead(Driver::Host) => {
-                if self.advance(false) {
-                    while self.drive(None) {}
-                }
-            }
-        }
-        let result = self.lifecycle.wait_until_stopped();
-        if let Some(thread) = self.thread.lock().take() {
-            let _ = thread.join(); // it returns as soon as it sees the end; its panic would have been reported there
-        }
-        self.await_delivery();
-        result
-    }
-
-    /// Until no callback runs or will run.
-    fn await_delivery(&self) {
-        let mut undelivered = self.undelivered.lock();
-        while *undelivered > 0 {
-            self.delivered.wait(&mut undelivered);
-        }
-    }
-
-    /// The end of a writer that nobody moves on, or will.
-    fn give_up_undriven(&self) {
-        let (ending, reports) = {
-            let mut sender = self.sender.lock();
-            (sender.give_up(self.world()), self.gather(&mut sender))
-        };
-        self.deliver(reports);
-        self.lifecycle.finish(ending);
-    }
-}
-
 impl Drop for Writer {
     fn drop(&mut self) {
         self.end();
-    }
-}
-
-impl Shared {
-    /// In a forked child: closes the descriptors, and leaves everything else as it is. The parent's threads do not exist
-    /// here, and a lock that one of them held stays locked for ever.
-    fn leave_to_parent(self: &Arc<Self>) {
-        if self.muted.swap(true, Ordering::Relaxed) {
-            return; // done already
-        }
-        for fd in self.poller.raw_fds() {
-            crate::sys::close_inherited(fd);
-        }
-        let socket = self.socket.load(Ordering::Relaxed);
-        if socket >= 0 {
-            crate::sys::close_inherited(socket);
-        }
-        std::mem::forget(Arc::clone(self));
     }
 }
 
