@@ -47,20 +47,24 @@ impl Shared {
             std::thread::sleep(BROKEN_PAUSE);
         }
         for event in &events[..count] {
-            self.handle(*event);
+            if let Some(slot) = self.handle(*event) {
+                self.await_more(&slot);
+            }
         }
         if self.forced.load(Ordering::SeqCst) {
             self.poller.wake(); // others may wait there as well
         }
     }
 
-    pub(super) fn handle(&self, event: Event) {
+    /// Does what an event asks for. A connection that it returns waits for more: see [`Shared::await_more`].
+    pub(super) fn handle(&self, event: Event) -> Option<Arc<Slot>> {
         match event {
             Event::Woken => {}
             Event::Timer => self.look_around(),
             Event::Ready { key: LISTENER, .. } => self.accept_turn(),
-            Event::Ready { key, .. } => self.serve(key),
+            Event::Ready { key, .. } => return self.serve(key),
         }
+        None
     }
 
     /// The timer: silent connections are ended, offenders have waited, a pause in accepting may be over.
@@ -93,8 +97,8 @@ impl Shared {
         }
     }
 
-    pub(super) fn serve(&self, id: u64) {
-        let Some(slot) = self.table.get(id) else { return };
+    fn serve(&self, id: u64) -> Option<Arc<Slot>> {
+        let slot = self.table.get(id)?;
         let _one_at_a_time = self.turnstile.as_ref().map(Mutex::lock);
         let turn = match self.lanes.take() {
             Ok(mut lane) => {
@@ -111,11 +115,11 @@ impl Shared {
             }
             Err(error) => Some(Turn::Failed(error, Context::Payload)),
         };
-        match turn {
-            Some(Turn::More) => self.await_more(&slot),
-            Some(end) => self.close(&slot, end),
-            None => {}
+        match turn? {
+            Turn::More => return Some(slot),
+            end => self.close(&slot, end),
         }
+        None
     }
 
     pub(super) fn await_more(&self, slot: &Arc<Slot>) {

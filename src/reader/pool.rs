@@ -15,7 +15,7 @@ use crate::lifecycle::{Ending, Start};
 use crate::sys::event::{Event, NO_EVENT};
 use crate::sys::thread;
 
-use super::shared::{BROKEN_PAUSE, LISTENER, Shared};
+use super::shared::{BROKEN_PAUSE, Counts, LISTENER, Shared};
 
 /// A thread beyond the ones that a reader keeps leaves when it has had nothing to do for this long.
 const THREAD_PATIENCE: Duration = Duration::from_secs(5);
@@ -24,9 +24,9 @@ const THREADS_KEPT: u32 = 2;
 impl Shared {
     pub(crate) fn start(self: &Arc<Self>) -> Result<()> {
         let started = self.lifecycle.start(|| {
-            self.pool.counts.lock().total = 1;
+            *self.pool.counts.lock() = Counts { total: 1, waiting: 1 };
             self.spawn_thread().map_err(|source| {
-                self.pool.counts.lock().total = 0;
+                *self.pool.counts.lock() = Counts::default();
                 Error::from_os("a thread for the reader", source)
             })
         })?;
@@ -64,33 +64,34 @@ impl Shared {
             {
                 self.keep_one_waiting();
             }
-            self.handle(event);
+            let served = self.handle(event);
+            // First this, so that the thread which the connection's next message wakes need not start another one.
+            self.pool.counts.lock().waiting += 1;
+            if let Some(slot) = served {
+                self.await_more(&slot);
+            }
         }
     }
 
-    /// Waits for an event. `None`: this thread is not needed any more.
+    /// Waits for an event, as a thread that counts as waiting. `None`: it is not needed any more.
     fn wait_for_one(&self) -> Option<Event> {
         loop {
-            let patience = {
-                let mut counts = self.pool.counts.lock();
-                counts.waiting += 1;
-                (counts.total > THREADS_KEPT).then_some(THREAD_PATIENCE)
-            };
+            let patience = (self.pool.counts.lock().total > THREADS_KEPT).then_some(THREAD_PATIENCE);
             let mut event = None;
             let waited = self.poller.wait(&mut [NO_EVENT; 1], patience, |one| event = Some(one));
-            let mut counts = self.pool.counts.lock();
-            counts.waiting -= 1;
-            if event.is_none() && counts.total > THREADS_KEPT && counts.waiting > 0 {
-                counts.total -= 1;
-                return None;
-            }
-            drop(counts);
             if waited.is_err() {
                 std::thread::sleep(BROKEN_PAUSE);
-                return Some(Event::Woken); // the caller looks whether all is over
+                event = Some(Event::Woken); // the caller looks whether all is over
             }
+            let mut counts = self.pool.counts.lock();
             if event.is_some() {
+                counts.waiting -= 1;
                 return event;
+            }
+            if counts.total > THREADS_KEPT && counts.waiting > 1 {
+                counts.waiting -= 1;
+                counts.total -= 1;
+                return None;
             }
         }
     }
@@ -103,10 +104,13 @@ impl Shared {
                 return;
             }
             counts.total += 1;
+            counts.waiting += 1;
         }
         if self.spawn_thread().is_err() {
             // No thread to be had now: this one does the work alone, and tries again with the next event.
-            self.pool.counts.lock().total -= 1;
+            let mut counts = self.pool.counts.lock();
+            counts.total -= 1;
+            counts.waiting -= 1;
         }
     }
 }

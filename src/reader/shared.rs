@@ -103,6 +103,7 @@ pub(super) struct Pool {
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) total: u32,
+    /// Those that wait for an event, or are about to.
     pub(super) waiting: u32,
 }
 
