@@ -559,7 +559,8 @@ scenarios! {
         }
         Environment {
             test_what_counts_as_systemd,
-            test_a_set_user_id_program_does_not_believe_it,
+            test_a_program_with_more_rights_than_its_starter_does_not_believe_it,
+            test_a_service_that_changes_its_user_still_believes_it,
             test_directories_are_reported,
             test_describe_standalone,
             test_describe_under_systemd,

@@ -111,8 +111,8 @@
  *
  * The library installs no signal handler, raises no SIGPIPE and blocks all signals in its own threads. It prints
  * nothing, never ends the process on bad input, and reads the environment but never changes it. Under systemd it reads
- * RUNTIME_DIRECTORY, STATE_DIRECTORY, LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES and NOTIFY_SOCKET, except in a set-user-ID
- * or set-group-ID program.
+ * RUNTIME_DIRECTORY, STATE_DIRECTORY, LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES and NOTIFY_SOCKET, except in a program that
+ * has more rights than whoever started it: set-user-ID, set-group-ID, file capabilities (AT_SECURE, getauxval(3)).
  *
  *
  * PATHS
@@ -650,7 +650,8 @@ udsipc_status udsipc_reader_options_set_max_connections(udsipc_reader_options *o
 
 /**
  * Sets the permission bits of the socket file: a writer needs the write permission to connect. The file never has
- * wider ones, not for a moment. Without effect on an abstract address and on a socket that systemd passed.
+ * wider ones, not for a moment. Without effect on a socket that systemd passed; with an abstract address, which has no
+ * permissions, udsipc_reader_new refuses: UDSIPC_ERR_INVALID_ARGUMENT.
  *
  * Parameters:
  *   options  the options to change
@@ -663,8 +664,8 @@ udsipc_status udsipc_reader_options_set_socket_mode(udsipc_reader_options *optio
                                                     uint32_t mode);
 
 /**
- * Sets the group that owns the socket file; the process must be a member of it. Without effect on an abstract address
- * and on a socket that systemd passed.
+ * Sets the group that owns the socket file; the process must be a member of it. Without effect on a socket that
+ * systemd passed; with an abstract address udsipc_reader_new refuses: UDSIPC_ERR_INVALID_ARGUMENT.
  *
  * Parameters:
  *   options  the options to change

@@ -48,6 +48,8 @@ mod backoff;
 mod error;
 mod ffi;
 mod frame;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod lifecycle;
 mod metrics;
 mod options;

@@ -568,7 +568,7 @@ mod tests {
         }
         let (done, seen) = (AtomicBool::new(false), AtomicU32::new(0));
         std::thread::scope(|scope| {
-            scope.spawn(|| {
+            let watcher = scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
                     if let Ok(found) = fs::symlink_metadata(&path) {
                         assert_eq!((found.mode() & 0o7777, found.gid()), (0o606, gid));
@@ -585,6 +585,7 @@ mod tests {
                 drop(listener);
             }
             done.store(true, Ordering::Relaxed);
+            watcher.join().expect("no panic");
         });
         assert!(seen.load(Ordering::Relaxed) > 0);
         assert_eq!(names_in(dir.path()), [""; 0]);
@@ -768,7 +769,7 @@ mod tests {
         let path = dir.path().join("socket");
         let (wins, deadline) = (AtomicU32::new(0), Instant::now() + Duration::from_secs(20));
         std::thread::scope(|scope| {
-            for _ in 0..4 {
+            let starters: Vec<_> = std::iter::repeat_with(|| {
                 scope.spawn(|| {
                     while wins.load(Ordering::Relaxed) < 200 && Instant::now() < deadline {
                         match claim(&path, None, None) {
@@ -782,8 +783,11 @@ mod tests {
                             result => assert!(!is_in_use(result).is_empty()),
                         }
                     }
-                });
-            }
+                })
+            })
+            .take(4)
+            .collect();
+            starters.into_iter().for_each(|starter| starter.join().expect("no panic"));
         });
         assert!(wins.load(Ordering::Relaxed) > 0);
         assert_eq!(names_in(dir.path()), [""; 0]);

@@ -2,8 +2,8 @@
 //!
 //! The protocols are the documented ones of sd_listen_fds(3), sd_notify(3) and systemd.exec(5), spoken without
 //! libsystemd. The environment is read and never written: changing it would race with `getenv` in the host's other
-//! threads. A child of the service that inherits the variables is told apart by `LISTEN_PID`. A set-user-ID or
-//! set-group-ID program does not believe them.
+//! threads. A child of the service that inherits the variables is told apart by `LISTEN_PID`. A program
+//! that has more rights than whoever started it (set-user-ID, file capabilities) does not believe them.
 //!
 //! A [`Reader`](crate::Reader) does all of this by itself unless `use_systemd` is off. The functions here are for a
 //! program that has more to say, a status for instance, or that wants to know where it runs:
@@ -90,7 +90,7 @@ impl Environment {
     /// Reads the variables of this process.
     pub(crate) fn from_env() -> Environment {
         // Whoever starts a set-user-ID program chooses its environment: it would choose where we listen.
-        let trusted = sys::runs_as_who_started_it();
+        let trusted = !sys::has_more_rights_than_its_starter();
         Environment::new(std::process::id(), |name| std::env::var_os(name).filter(|_| trusted))
     }
 

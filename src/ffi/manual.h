@@ -111,8 +111,8 @@
  *
  * The library installs no signal handler, raises no SIGPIPE and blocks all signals in its own threads. It prints
  * nothing, never ends the process on bad input, and reads the environment but never changes it. Under systemd it reads
- * RUNTIME_DIRECTORY, STATE_DIRECTORY, LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES and NOTIFY_SOCKET, except in a set-user-ID
- * or set-group-ID program.
+ * RUNTIME_DIRECTORY, STATE_DIRECTORY, LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES and NOTIFY_SOCKET, except in a program that
+ * has more rights than whoever started it: set-user-ID, set-group-ID, file capabilities (AT_SECURE, getauxval(3)).
  *
  *
  * PATHS

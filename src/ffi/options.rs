@@ -457,7 +457,8 @@ pub unsafe extern "C" fn udsipc_reader_options_set_max_connections(
 }
 
 /// Sets the permission bits of the socket file: a writer needs the write permission to connect. The file never has
-/// wider ones, not for a moment. Without effect on an abstract address and on a socket that systemd passed.
+/// wider ones, not for a moment. Without effect on a socket that systemd passed; with an abstract address, which has no
+/// permissions, udsipc_reader_new refuses: UDSIPC_ERR_INVALID_ARGUMENT.
 ///
 /// Parameters:
 ///   options  the options to change
@@ -474,8 +475,8 @@ pub unsafe extern "C" fn udsipc_reader_options_set_socket_mode(
     guard(|| unsafe { set(options, |core| core.set_socket_mode(mode)) })
 }
 
-/// Sets the group that owns the socket file; the process must be a member of it. Without effect on an abstract address
-/// and on a socket that systemd passed.
+/// Sets the group that owns the socket file; the process must be a member of it. Without effect on a socket that
+/// systemd passed; with an abstract address udsipc_reader_new refuses: UDSIPC_ERR_INVALID_ARGUMENT.
 ///
 /// Parameters:
 ///   options  the options to change

@@ -141,10 +141,9 @@ impl Slot {
                 break turn;
             }
             match intake.take_seen(self.fd.as_fd()) {
+                Ok(_) if taken >= TURN_BYTES || began.elapsed() >= TURN_TIME => break Turn::More,
                 Ok(true) if !self.more_comes(taken, intake.patience) => break Turn::More,
-                Ok(true) => {}
-                Ok(false) if taken >= TURN_BYTES || began.elapsed() >= TURN_TIME => break Turn::More,
-                Ok(false) => {}
+                Ok(_) => {}
                 Err(error) => break Turn::Failed(Error::from_os("receive", error), intake.context()),
             }
         };
@@ -164,7 +163,7 @@ impl Slot {
     /// too, which would have to wake us, and another thread is not woken in our place. Others who want the processor get
     /// it meanwhile.
     fn more_comes(&self, taken: usize, patience: &mut Patience) -> bool {
-        (BUSY..TURN_BYTES).contains(&taken) && patience.try_to_find(|| self.has_unread())
+        taken >= BUSY && patience.try_to_find(|| self.has_unread())
     }
 
     /// The stream is over. A cut frame is the writer's failure, or will be sent again if it was we who ended it.

@@ -98,7 +98,7 @@ impl<'a> Intake<'a> {
             }
             keep(&mut self.cut.bytes, rest)?;
             self.cut.apart = self.cut.need > 0 && rest.len() >= APART_FROM;
-        } else if self.cut.bytes.capacity() > 2 * self.cut.bytes.len().max(FIRST_PIECE) {
+        } else if self.cut.bytes.capacity() > 2 * self.cut.bytes.len().max(APART_FROM) {
             // The lane's memory is lent for a turn: a connection that waits holds no more than what has arrived.
             let mut own = Vec::new();
             keep(&mut own, &self.cut.bytes)?;

@@ -15,7 +15,7 @@ use crate::lifecycle::{Ending, Start};
 use crate::sys::event::{Event, NO_EVENT};
 use crate::sys::thread;
 
-use super::shared::{BROKEN_PAUSE, Counts, LISTENER, Shared};
+use super::shared::{BROKEN_PAUSE, Counts, Shared};
 
 /// A thread beyond the ones that a reader keeps leaves when it has had nothing to do for this long.
 const THREAD_PATIENCE: Duration = Duration::from_secs(5);
@@ -59,9 +59,7 @@ impl Shared {
     fn serve_until_forced(self: &Arc<Self>) {
         while !self.forced.load(Ordering::SeqCst) {
             let Some(event) = self.wait_for_one() else { return self.lanes.trim() };
-            if let Event::Ready { key, .. } = event
-                && key != LISTENER
-            {
+            if event != Event::Woken {
                 self.keep_one_waiting();
             }
             let served = self.handle(event);
@@ -96,7 +94,7 @@ impl Shared {
         }
     }
 
-    /// Callbacks may block: somebody else must be there for the other connections.
+    /// Callbacks may block, those for errors too: somebody else must be there for the other connections.
     fn keep_one_waiting(self: &Arc<Self>) {
         {
             let mut counts = self.pool.counts.lock();

@@ -25,10 +25,11 @@ pub(crate) fn cvt_len(result: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// False in a set-user-ID or set-group-ID program (credentials(7)).
-pub(crate) fn runs_as_who_started_it() -> bool {
-    // SAFETY: none of the four takes anything, or can fail.
-    unsafe { libc::getuid() == libc::geteuid() && libc::getgid() == libc::getegid() }
+/// Whether the program has rights that whoever started it has not: set-user-ID, set-group-ID, file capabilities
+/// (AT_SECURE, getauxval(3); what secure_getenv(3) goes by). Later changes of user do not matter.
+pub(crate) fn has_more_rights_than_its_starter() -> bool {
+    // SAFETY: takes a number, returns one, 0 for an unknown one.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
 /// Repeats a call that a signal handler of the host interrupted (EINTR, signal(7)).

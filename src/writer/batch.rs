@@ -107,7 +107,7 @@ const SPARES: usize = 256;
 /// Batches of large messages that are kept, and how large they are at most.
 const LARGE_SPARES: usize = 8;
 const LARGEST_SPARE: usize = 1 << 20 | 1 << 12;
-/// How many spares are worth looking after.
+/// How many small ones nobody needs to look after.
 const SPARES_AT_REST: usize = 1;
 /// What has not been needed for this long is given back.
 pub(crate) const TRIM_AFTER: Duration = Duration::from_secs(5);
@@ -115,19 +115,19 @@ pub(crate) const TRIM_AFTER: Duration = Duration::from_secs(5);
 /// Shared by all writers, so that an idle one holds no memory, and a thousand busy ones use the same warm few.
 static ALL: Mutex<Spares> = Mutex::new(Spares::new());
 
-/// A child of `fork` may find the lock held for ever, by a thread of its parent that does not exist here.
-const LOCK_PATIENCE: Duration = Duration::from_millis(1);
-
+/// `None` if somebody else is at it, which for a child of `fork` may be for ever: a thread of its parent that does not
+/// exist there. Then memory is made and freed as if there were no spares, which is quicker than to wait.
 fn spares() -> Option<MutexGuard<'static, Spares>> {
-    ALL.try_lock().or_else(|| ALL.try_lock_for(LOCK_PATIENCE))
+    ALL.try_lock()
 }
 
-/// Whether there is memory that may not be needed any more: [`trim`] tells in [`TRIM_AFTER`].
-pub(crate) fn has_spares(now: Instant) -> bool {
-    spares().is_some_and(|mut spares| spares.watch(now))
+/// Whether the caller must call [`trim`] in [`TRIM_AFTER`]: there is memory that may not be needed any more, and nobody
+/// else looks after it.
+pub(crate) fn must_trim(now: Instant) -> bool {
+    spares().is_some_and(|mut spares| spares.begin_watch(now))
 }
 
-/// Gives back what has not been needed since [`has_spares`], if that is long enough ago. True if there is still more.
+/// Gives back what has not been needed since [`must_trim`] or the last call. True if the caller must come again.
 pub(crate) fn trim(now: Instant) -> bool {
     spares().is_some_and(|mut spares| spares.trim(now))
 }
@@ -144,7 +144,7 @@ pub(crate) fn give_back() {
 struct Spares {
     small: Vec<Batch>,
     large: Vec<Batch>,
-    /// Since when it is watched how many are not needed: the fewest that there have been.
+    /// Since when one of the writers watches how many are not needed: the fewest that there have been.
     watched_since: Option<Instant>,
     fewest_small: usize,
     fewest_large: usize,
@@ -164,9 +164,10 @@ impl Spares {
         spare
     }
 
-    /// The newest that is large enough: fresh memory costs a page fault every 4 KiB, as much as the copy into it.
+    /// The newest that is large enough: fresh memory costs a page fault every 4 KiB, as much as the copy into it. Not one
+    /// that is much too large: what is queued would hold many times the memory that it needs.
     fn take_large(&mut self, bytes: usize) -> Option<Batch> {
-        let newest = self.large.iter().rposition(|spare| spare.bytes.capacity() >= bytes)?;
+        let newest = self.large.iter().rposition(|spare| (bytes..=2 * bytes).contains(&spare.bytes.capacity()))?;
         let spare = self.large.remove(newest);
         self.fewest_large = self.fewest_large.min(self.large.len());
         Some(spare)
@@ -187,20 +188,27 @@ impl Spares {
         }
     }
 
+    /// True if the caller is to be the one that watches.
+    fn begin_watch(&mut self, now: Instant) -> bool {
+        // One that has not come for so long is busy, or gone.
+        let abandoned = |since| now.saturating_duration_since(since) >= 2 * TRIM_AFTER;
+        self.watched_since.is_none_or(abandoned) && self.watch(now)
+    }
+
     fn watch(&mut self, now: Instant) -> bool {
-        if self.watched_since.is_none_or(|since| now.saturating_duration_since(since) >= TRIM_AFTER) {
-            self.watched_since = Some(now);
-            (self.fewest_small, self.fewest_large) = (self.small.len(), self.large.len());
-        }
-        self.small.len() + self.large.len() > SPARES_AT_REST
+        let watched = self.small.len() > SPARES_AT_REST || !self.large.is_empty();
+        self.watched_since = watched.then_some(now);
+        (self.fewest_small, self.fewest_large) = (self.small.len(), self.large.len());
+        watched
     }
 
     fn trim(&mut self, now: Instant) -> bool {
-        if self.watched_since.is_some_and(|since| now.saturating_duration_since(since) >= TRIM_AFTER) {
-            // The oldest lie in front. One more message needs no new memory.
-            self.small.drain(..self.fewest_small.min(self.small.len().saturating_sub(SPARES_AT_REST)));
-            self.large.drain(..self.fewest_large.min(self.large.len()));
+        if self.watched_since.is_none_or(|since| now.saturating_duration_since(since) < TRIM_AFTER) {
+            return false; // another writer does it now
         }
+        // The oldest lie in front. One more message needs no new memory.
+        self.small.drain(..self.fewest_small.min(self.small.len().saturating_sub(SPARES_AT_REST)));
+        self.large.drain(..self.fewest_large.min(self.large.len()));
         self.watch(now)
     }
 }
@@ -220,11 +228,19 @@ mod tests {
     #[test]
     fn the_newest_that_is_large_enough_is_used_again() {
         let mut spares = spares_with(&[BATCH, 3 * BATCH, 2 * BATCH]);
-        assert_eq!(spares.take_large(BATCH + 1).expect("a spare").bytes.capacity(), 2 * BATCH);
+        assert_eq!(spares.take_large(2 * BATCH - 1).expect("a spare").bytes.capacity(), 2 * BATCH);
         assert!(spares.take_large(4 * BATCH).is_none());
         assert_eq!(spares.take(100).expect("a spare").bytes.capacity(), BATCH);
         assert!(spares.take(100).is_none());
         assert!(spares.take(3 * BATCH).is_some());
+    }
+
+    #[test]
+    fn a_message_never_holds_more_than_twice_the_memory_that_it_needs() {
+        let mut spares = spares_with(&[1 << 20]);
+        assert!(spares.take_large(33_000).is_none());
+        assert!(spares.take_large((1 << 19) - 1).is_none());
+        assert!(spares.take_large(1 << 19).is_some());
     }
 
     #[test]
@@ -251,14 +267,27 @@ mod tests {
     fn what_was_not_needed_for_a_while_is_given_back() {
         let mut spares = spares_with(&[BATCH, BATCH, BATCH, BATCH, 2 * BATCH]);
         let now = Instant::now();
-        assert!(spares.watch(now));
+        assert!(spares.begin_watch(now));
         let used = [spares.take(1), spares.take(1)];
         used.into_iter().flatten().for_each(|batch| spares.put(batch));
-        assert!(spares.trim(now + TRIM_AFTER / 2), "it is too early to tell");
-        assert_eq!((spares.small.len(), spares.large.len()), (4, 1));
         assert!(spares.trim(now + TRIM_AFTER), "two were needed");
         assert_eq!((spares.small.len(), spares.large.len()), (2, 0));
         assert!(!spares.trim(now + 2 * TRIM_AFTER), "the last one stays");
+        assert_eq!(spares.small.len(), 1);
+        assert!(!spares.begin_watch(now + 3 * TRIM_AFTER), "there is nothing to give back");
+    }
+
+    #[test]
+    fn one_writer_watches_until_it_does_not_come_any_more() {
+        let mut spares = spares_with(&[BATCH, BATCH, BATCH]);
+        let now = Instant::now();
+        assert!(spares.begin_watch(now));
+        assert!(!spares.begin_watch(now + TRIM_AFTER));
+        let later = now + 2 * TRIM_AFTER;
+        assert!(spares.begin_watch(later), "the first one did not come");
+        assert!(!spares.trim(later), "it came too late");
+        assert_eq!(spares.small.len(), 3);
+        assert!(!spares.trim(later + TRIM_AFTER));
         assert_eq!(spares.small.len(), 1);
     }
 }

@@ -40,7 +40,9 @@ impl Sender {
 
     /// The end of a writer that never ran.
     pub(crate) fn give_up(&mut self, world: World<'_>) -> Ending {
-        match self.abandon_all(world) {
+        let count = self.abandon_all(world);
+        batch::give_back();
+        match count {
             0 => Ending::Clean,
             count => Ending::Undelivered(count),
         }

@@ -6,7 +6,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 
-use super::queue::{Fate, Queue, Refusal};
+use super::queue::{Fate, LARGE, Queue, Refusal};
 
 /// What wakes the sender: as an eventfd, a wake-up that comes before the wait is not lost.
 #[derive(Default)]
@@ -117,5 +117,37 @@ fn the_end_wakes_who_waits() {
         queue.close();
         producer.join().expect("no panic");
         assert_eq!(refused.load(Ordering::Relaxed), 1);
+    });
+}
+
+/// A message that has a batch of its own overtakes nothing, is not overtaken, and is not slept over.
+#[test]
+fn a_large_message_keeps_its_place_and_wakes_the_sender() {
+    loom::model(|| {
+        let queue = Arc::new(Queue::new(8, 0));
+        let bell = Arc::new(Bell::default());
+        let producer = {
+            let (queue, bell) = (Arc::clone(&queue), Arc::clone(&bell));
+            thread::spawn(move || {
+                for message in [&[1; LARGE][..], b"m", &[1; LARGE]] {
+                    if queue.push(message).expect("room") {
+                        bell.ring();
+                    }
+                }
+            })
+        };
+        let mut payloads = Vec::new();
+        while payloads.len() < 3 {
+            match queue.take() {
+                Some(batch) => {
+                    payloads.push(batch.payload);
+                    queue.finish(Fate::Sent, batch.messages, batch.payload);
+                }
+                None if queue.sleep() => bell.wait(),
+                None => {}
+            }
+        }
+        producer.join().expect("no panic");
+        assert_eq!(payloads, [LARGE as u64, 1, LARGE as u64]);
     });
 }

@@ -16,10 +16,14 @@ use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, R
 use super::batch::{BATCH, Batch};
 
 /// A message from this size on is copied before the lock is taken, into a batch of its own.
-const LARGE: usize = BATCH / 2;
+pub(crate) const LARGE: usize = BATCH / 2;
 
 /// How often a waiting producer looks for room by itself.
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(10);
+
+/// A sender in the middle of writing its counts is done in a moment, unless it is a forked child that looks: its sender
+/// does not exist. loom tries each look, and one is enough for what the models show.
+const LOOKS_FOR_ONE_MOMENT: usize = if cfg!(loom) { 1 } else { 100 };
 
 /// Why a message was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +68,8 @@ pub(crate) struct Count {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Finished {
+    /// Odd while the sender writes the others.
+    version: AtomicU64,
     sent: AtomicU64,
     sent_bytes: AtomicU64,
     abandoned: AtomicU64,
@@ -317,8 +323,12 @@ impl Queue {
             Fate::Abandoned => (&self.finished.abandoned, &self.finished.abandoned_bytes),
         };
         // Only the sender writes these, so an addition needs no locked instruction.
+        let version = self.finished.version.load(Ordering::Relaxed);
+        self.finished.version.store(version + 1, Ordering::Relaxed);
+        fence(Ordering::Release);
         size.store(size.load(Ordering::Relaxed) + bytes, Ordering::Release);
         count.store(count.load(Ordering::Relaxed) + messages, Ordering::Release);
+        self.finished.version.store(version + 2, Ordering::Release);
         fence(Ordering::SeqCst);
         if self.waited_for.load(Ordering::Relaxed) {
             self.wake_waiting();
@@ -349,7 +359,7 @@ impl Queue {
     /// The account. `depth` is computed from the other numbers of this very answer, so they always agree.
     pub(crate) fn account(&self) -> Account {
         // What is finished was accepted before: read in this order, no difference is negative.
-        let (sent, abandoned) = self.finished.read();
+        let (sent, abandoned) = self.finished.read_together();
         let open = self.open.lock();
         let depth = Count {
             messages: open.accepted.messages - sent.messages - abandoned.messages,
@@ -365,7 +375,21 @@ fn count_drop(open: &mut Open, refusal: Refusal) {
 }
 
 impl Finished {
-    /// Sent and abandoned.
+    /// Sent and abandoned, messages and bytes of the same moment: a sequence lock.
+    fn read_together(&self) -> (Count, Count) {
+        for _ in 0..LOOKS_FOR_ONE_MOMENT {
+            let version = self.version.load(Ordering::Acquire);
+            let counts = self.read();
+            fence(Ordering::Acquire);
+            if version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version {
+                return counts;
+            }
+            std::hint::spin_loop();
+        }
+        self.read()
+    }
+
+    /// Sent and abandoned. Between messages and bytes the sender may have finished more.
     fn read(&self) -> (Count, Count) {
         let count = |messages: &AtomicU64, bytes: &AtomicU64| Count {
             messages: messages.load(Ordering::Acquire),
@@ -483,6 +507,23 @@ mod tests {
         waiting.join().expect("no panic");
         assert_eq!(queue.offer(b"d"), Err(Refusal::Closed));
         assert_eq!(queue.account().dropped, 0);
+    }
+
+    #[test]
+    fn messages_and_bytes_of_an_account_are_of_one_moment() {
+        let queue = Arc::new(Queue::new(1 << 20, 0));
+        let sending = Arc::clone(&queue);
+        let sender = std::thread::spawn(move || {
+            for _ in 0..200_000 {
+                sending.push(&[0; 10]).expect("room");
+                sending.finish(Fate::Sent, 1, 10);
+            }
+        });
+        while !sender.is_finished() {
+            let sent = queue.account().sent;
+            assert_eq!(sent.bytes, 10 * sent.messages);
+        }
+        sender.join().expect("no panic");
     }
 
     #[test]

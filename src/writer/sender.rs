@@ -354,7 +354,7 @@ impl Sender {
         match self.trim_at {
             Some(at) if now < at => drop(world.poller.arm(at)),
             watched => {
-                let more = if watched.is_some() { batch::trim(now) } else { batch::has_spares(now) };
+                let more = if watched.is_some() { batch::trim(now) } else { batch::must_trim(now) };
                 self.trim_at = more.then(|| now + TRIM_AFTER);
                 if let Some(at) = self.trim_at {
                     let _ = world.poller.arm(at);
