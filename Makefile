@@ -4,6 +4,7 @@
 # libraries is LIBDIR=/usr/lib/$(gcc -print-multiarch).
 # Variables of demo: FILE (what to ship), LOOPS (how often; by default often enough for 500 000 messages).
 # Variables of soak: MINUTES, SEED.
+# Variables of fuzz: SECONDS (for each target), TARGET (decoder, connection, systemd or c_api; all, if none is named).
 
 PREFIX       ?= /usr/local
 LIBDIR       ?= $(PREFIX)/lib
@@ -35,7 +36,7 @@ override OUT := $(abspath $(OUT))
 EXAMPLES := $(patsubst examples-c/%.c,$(OUT)/examples-c/%,$(wildcard examples-c/*.c))
 LIBRARIES := $(OUT)/libudsipc.so $(OUT)/libudsipc.a
 
-.PHONY: all examples demo test bench bench-peers model sanitize soak install uninstall clean
+.PHONY: all examples demo test bench bench-peers model sanitize sanitize-address sanitize-thread memcheck soak fuzz install uninstall clean
 .DELETE_ON_ERROR:
 
 # $(call need,COMMAND:PACKAGE ...) makes sure that the commands exist: installs what is missing if it can, or says how.
@@ -74,10 +75,22 @@ demo: examples
 	$(call need,$(PYTHON):python3)
 	@$(PYTHON) -B examples-c/demo/demo.py --bin $(OUT)/examples-c --library $(OUT)/libudsipc.so --loops $(LOOPS) $(FILE)
 
+# $(call counted,COMMAND) runs tests and says at the end how many passed and failed.
+define counted
+mkdir -p $(OUT); status=0; \
+$(1) 2>&1 | tee $(OUT)/$@.log || status=$$?; \
+awk '{ gsub(/\033\[[0-9;]*m/, "") } \
+	/^test result:/ { passed += $$4; failed += $$6; ignored += $$8 } \
+	END { printf "%d passed, %d failed", passed, failed; \
+	      if (ignored) printf ", %d ignored", ignored; \
+	      print ""; exit passed == 0 }' $(OUT)/$@.log || status=1; \
+exit $$status
+endef
+test model sanitize-address sanitize-thread memcheck: SHELL := /bin/bash
+test model sanitize-address sanitize-thread memcheck: .SHELLFLAGS := -eu -o pipefail -c
+
 # Formatting and lints are checked where the toolchain has the tools. The committed header must be the one that the
 # sources give: build.rs writes it anew if it is not, so its checksum must survive the build.
-test: SHELL := /bin/bash
-test: .SHELLFLAGS := -eu -o pipefail -c
 test:
 	$(need_cargo)
 	$(call need,$(firstword $(CC)):gcc c++:g++ $(PYTHON):python3 pkg-config:pkg-config valgrind:valgrind nm:binutils)
@@ -90,14 +103,9 @@ test:
 	@$(MAKE) --no-print-directory all
 	@cksum include/udsipc.h | cmp -s - $(OUT)/header.cksum || { \
 		echo "include/udsipc.h was not what the sources give; it has been written anew: commit it" >&2; exit 1; }
-	@status=0; \
-	$(CARGO) test --release --locked $(CARGOFLAGS) 2>&1 | tee $(OUT)/test.log || status=$$?; \
-	awk '{ gsub(/\033\[[0-9;]*m/, "") } \
-		/^test result:/ { passed += $$4; failed += $$6; ignored += $$8 } \
-		END { printf "%d passed, %d failed", passed, failed; \
-		      if (ignored) printf ", %d ignored", ignored; \
-		      print ""; exit passed == 0 }' $(OUT)/test.log || status=1; \
-	exit $$status
+	@$(call counted,$(CARGO) test --release --locked $(CARGOFLAGS))
+	@if fuzz/run.sh --can; then $(MAKE) --no-print-directory fuzz SECONDS=5; \
+	else echo "skipped: this toolchain has no sanitizers to fuzz with"; fi
 
 # How fast the parts are: criterion, under two minutes.
 bench:
@@ -114,13 +122,53 @@ bench-peers: all
 # the link-time optimisation that takes longer than the models do.
 model:
 	$(need_cargo)
-	RUSTFLAGS="--cfg loom" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
-		CARGO_TARGET_DIR=$(OUT)/model $(CARGO) test --release --locked --lib $(CARGOFLAGS) -- model
+	@$(call counted,RUSTFLAGS="--cfg loom" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+		CARGO_TARGET_DIR=$(OUT)/model $(CARGO) test --release --locked --lib $(CARGOFLAGS) -- model)
 
-# The C and C++ programs with AddressSanitizer and UndefinedBehaviorSanitizer, proven to be in them.
-sanitize:
+# Everything that watches the tests from outside. Each begins by finding the flaws that were made for it
+# (ffi-tests/sanitizers), and leaves out what its list of tests to skip names, with reasons.
+sanitize: sanitize-address sanitize-thread memcheck
+
+CHECKS     := ffi-tests/sanitizers
+PROOF      := --test c_abi -- --ignored proof::
+# The programs mostly wait: four at a time are no more load than one test per processor elsewhere.
+C_PROGRAMS  = -- --test-threads=4 --skip proof:: $(shell sed -n 's/^\([^\# ][^ ]*\).*/--skip \1/p' $(CHECKS)/$(1).skip)
+
+# Library, tests and C programs with a sanitizer of rustc, in a build of their own; RUSTC_BOOTSTRAP=1 lets a stable
+# toolchain do it. cargo is told the target, since build scripts and macros must stay as they are. What has to be fast are
+# the builds: link-time optimisation is off, dependencies are not optimised. Debug assertions are on.
+SANITIZED = RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=$(1) -Cforce-frame-pointers=yes $(2)" UDSIPC_CHECKER=$(1) \
+	CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
+	CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=true \
+	CARGO_TARGET_DIR=$(OUT)/sanitize-$(1) $(CARGO) test --release --locked $(CARGOFLAGS) \
+	--target $$(rustc -vV | sed -n 's/^host: //p') --config 'profile.release.package."*".opt-level=0'
+SANITIZER_TOOLS := $(firstword $(CC)):gcc c++:g++ nm:binutils llvm-symbolizer:llvm
+
+sanitize-address: export ASAN_OPTIONS = exitcode=66:detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1
+sanitize-address: export UBSAN_OPTIONS = print_stacktrace=1
+sanitize-address:
 	$(need_cargo)
-	UDSIPC_SANITIZE=address,undefined $(CARGO) test --release --locked --test c_abi $(CARGOFLAGS)
+	$(call need,$(SANITIZER_TOOLS))
+	$(call SANITIZED,address) $(PROOF)
+	@$(call counted,$(call SANITIZED,address) --lib --test c_abi --test faults $(call C_PROGRAMS,address))
+
+# The standard library has no sanitizer in it, which only ThreadSanitizer minds: see thread.supp. A child of a process with
+# threads may go on, but is not looked at.
+sanitize-thread: export TSAN_OPTIONS = exitcode=66:halt_on_error=1:die_after_fork=0:suppressions=$(abspath $(CHECKS))/thread.supp
+sanitize-thread:
+	$(need_cargo)
+	$(call need,$(SANITIZER_TOOLS))
+	$(call SANITIZED,thread,-Cunsafe-allow-abi-mismatch=sanitizer) $(PROOF)
+	@$(call counted,$(call SANITIZED,thread,-Cunsafe-allow-abi-mismatch=sanitizer) \
+		--lib --test c_abi --test faults $(call C_PROGRAMS,thread))
+
+# The library as it is installed, and the C programs, under valgrind.
+memcheck: export UDSIPC_CHECKER = memcheck
+memcheck:
+	$(need_cargo)
+	$(call need,$(firstword $(CC)):gcc c++:g++ valgrind:valgrind)
+	$(CARGO) test --release --locked $(CARGOFLAGS) $(PROOF)
+	@$(call counted,$(CARGO) test --release --locked $(CARGOFLAGS) --test c_abi $(call C_PROGRAMS,memcheck))
 
 # Random load and random faults for MINUTES, the account checked throughout, memory and descriptors flat.
 MINUTES ?= 10
@@ -129,6 +177,13 @@ soak: all
 	$(CC) $(C_STRICT) -g -O1 -pthread -Iinclude -o $(OUT)/soak/soak ffi-tests/soak/soak.c \
 		-L$(OUT) -Wl,-rpath,$(OUT) -ludsipc && \
 	cd "$$dir" && $(OUT)/soak/soak $(MINUTES) $(SEED)
+
+# Coverage-guided fuzzing on the committed corpus. What it finds stays below the target folder.
+SECONDS ?= 60
+fuzz:
+	$(need_cargo)
+	$(call need,c++:g++)
+	@CARGO="$(CARGO)" CARGO_TARGET_DIR="$(OUT)/fuzz" fuzz/run.sh $(SECONDS) $(TARGET)
 
 # What `make all` has built is installed as it is, so that `sudo make install` needs no cargo.
 $(LIBRARIES):

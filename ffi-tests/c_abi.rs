@@ -3,6 +3,8 @@
 //! Each scenario runs in a process and a folder of its own. It must end in time, succeed, and print nothing: the
 //! library promises to be silent, and a program that is content has nothing to say.
 
+#[path = "sanitizers/proof.rs"]
+mod proof;
 mod support;
 
 use support::program;

@@ -9,10 +9,9 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
-use support::{build_dir, compile, library, output, program, project, run_in_scratch};
+use support::{compile, compile_with, library, program, project, run_in_scratch};
 
 fn show(scenario: &str, printed: &str) {
     println!("{scenario}\n{printed}");
@@ -72,17 +71,7 @@ program! { hostile from "ffi-tests/faults/hostile.c" as "c11", crate::show:
 /// A host that is not linked against the library, so that `dlclose` may really unload it.
 fn plugin_host() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let program = build_dir().join(format!("plugin.{}", std::process::id()));
-        let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
-        let mut command = Command::new(compiler);
-        command.args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-O1", "-pthread", "-I"]);
-        command.arg(project("include")).arg(project("ffi-tests/faults/plugin.c")).arg("-o").arg(&program).arg("-ldl");
-        output(&mut command);
-        let settled = build_dir().join("plugin");
-        std::fs::rename(&program, &settled).expect("rename the compiled program");
-        settled
-    })
+    PROGRAM.get_or_init(|| compile_with(&project("ffi-tests/faults/plugin.c"), "c11", &["-ldl"]))
 }
 
 fn load_and_unload(who: &str) {

@@ -347,7 +347,7 @@ static void huge_lengths_without_a_limit(void)
         WAIT_UNTIL(reader_metrics(fixture.reader).active_connections == 1);
         bystander_is_untouched(&fixture);
     }
-    CHECK(UNDER_ASAN || resident_kib() < before + 50 * 1024);
+    CHECK(UNDER_CHECKER || resident_kib() < before + 50 * 1024);
     tear_down(&fixture);
 }
 
@@ -454,7 +454,7 @@ static void announcements_reserve_no_memory(void)
     for (size_t i = 0; i < 200; i++)
         WAIT_UNTIL(raw_is_read(strangers[i]));
     bystander_is_untouched(&fixture);
-    CHECK(UNDER_ASAN || resident_kib() < before + 50 * 1024);
+    CHECK(UNDER_CHECKER || resident_kib() < before + 50 * 1024);
     for (size_t i = 0; i < 200; i++)
         close(strangers[i]);
     WAIT_UNTIL(reader_metrics(fixture.reader).errors == 200);

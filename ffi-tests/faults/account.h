@@ -504,7 +504,7 @@ static inline size_t threads_of(pid_t pid)
 {
     char path[64];
     snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
-    return entries_of(path);
+    return entries_of(path) - CHECKER_THREADS;
 }
 
 static inline size_t resident_kib_of(pid_t pid)

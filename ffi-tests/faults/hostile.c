@@ -101,7 +101,7 @@ static void random_bytes(void)
            strangers, after.errors - before.errors, ledger->foreign, most - before.fds, after.resident_kib - before.resident_kib);
     /* One stranger at a time: what the reader holds is at most what it has not come to yet. */
     CHECK(most < before.fds + 256);
-    CHECK(UNDER_ASAN || after.resident_kib < before.resident_kib + POOL_KIB);
+    CHECK(UNDER_CHECKER || after.resident_kib < before.resident_kib + POOL_KIB);
     CHECK(threads_of(reader) <= 64 + 1);
     CHECK(after.errors > before.errors + 10);
     end();
@@ -161,7 +161,7 @@ static void lengths_up_to_the_largest(void)
     struct cost after = cost_now();
     printf("64 strangers announced up to 2^64 - 1 bytes and sent 6 MiB: %zu KiB more\n",
            after.resident_kib - before.resident_kib);
-    CHECK(UNDER_ASAN || after.resident_kib < before.resident_kib + 3 * 6400 + POOL_KIB);
+    CHECK(UNDER_CHECKER || after.resident_kib < before.resident_kib + 3 * 6400 + POOL_KIB);
     for (int i = 0; i < 64; i++)
         close(clients[i]);
     end();
@@ -189,7 +189,7 @@ static void one_byte_at_a_time(void)
     printf("%" PRIu64 " single bytes in %" PRIu64 " ms: %" PRIu64 " ms of processor time, %zu KiB more\n", bytes, passed,
            cpu, after.resident_kib - before.resident_kib);
     CHECK(cpu < passed / 2);
-    CHECK(UNDER_ASAN || after.resident_kib < before.resident_kib + POOL_KIB);
+    CHECK(UNDER_CHECKER || after.resident_kib < before.resident_kib + POOL_KIB);
     for (int i = 0; i < 100; i++)
         close(clients[i]);
     WAIT_UNTIL(atomic_load(&ledger->errors) == before.errors + 100);
@@ -297,7 +297,7 @@ static void a_flood_of_connects(void)
     }
     printf("%" PRIu64 " connects, at most %zu KiB resident (%zu before)\n", connects, most, before.resident_kib);
     CHECK(connects > 5000);
-    CHECK(UNDER_ASAN || most < before.resident_kib + POOL_KIB);
+    CHECK(UNDER_CHECKER || most < before.resident_kib + POOL_KIB);
     for (int i = 0; i < 32; i++)
         close(lingering[i]);
     WAIT_UNTIL(atomic_load(&ledger->connections) == connects + 33);
@@ -410,7 +410,7 @@ static void turned_away(void (*configure)(udsipc_reader_options *options))
     CHECK(*intrusions > 100);
     WAIT_UNTIL(atomic_load(&ledger->refused) == *intrusions);
     CHECK_INT(atomic_load(&ledger->foreign), 0);
-    CHECK(UNDER_ASAN || after.resident_kib < before.resident_kib + POOL_KIB);
+    CHECK(UNDER_CHECKER || after.resident_kib < before.resident_kib + POOL_KIB);
     end();
     CHECK_INT(ledger->errors_sum, 0);
     CHECK_INT(ledger->connections, 1);

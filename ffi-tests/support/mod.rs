@@ -86,15 +86,96 @@ pub(crate) fn python3() -> Option<PathBuf> {
         .clone()
 }
 
-/// The sanitizers that `UDSIPC_SANITIZE` asks for, such as `address,undefined`; empty for none.
-fn sanitizers() -> String {
-    std::env::var("UDSIPC_SANITIZE").unwrap_or_default()
+/// Who watches the C programs while they run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Checker {
+    Nobody,
+    /// AddressSanitizer, with leaks and UndefinedBehaviorSanitizer.
+    Address,
+    /// ThreadSanitizer.
+    Thread,
+    /// valgrind.
+    Memcheck,
+}
+
+/// `UDSIPC_CHECKER`, which the targets `sanitize-address`, `sanitize-thread` and `memcheck` of the Makefile set. The first
+/// two build this harness and the library with the same sanitizer.
+pub(crate) fn checker() -> Checker {
+    match std::env::var("UDSIPC_CHECKER").unwrap_or_default().as_str() {
+        "" => Checker::Nobody,
+        "address" => Checker::Address,
+        "thread" => Checker::Thread,
+        "memcheck" => Checker::Memcheck,
+        other => panic!("UDSIPC_CHECKER={other} is none of address, thread, memcheck"),
+    }
+}
+
+impl Checker {
+    fn compiler_flags(self) -> &'static [&'static str] {
+        match self {
+            Checker::Nobody | Checker::Memcheck => &[],
+            // rustc's runtime knows UBSan's checks of C, not the one of C++.
+            Checker::Address => &[
+                "-fsanitize=address,undefined",
+                "-fno-sanitize=vptr",
+                "-fno-sanitize-recover=all",
+                "-fno-omit-frame-pointer",
+            ],
+            Checker::Thread => &["-fsanitize=thread", "-fno-omit-frame-pointer"],
+        }
+    }
+
+    /// What every instrumented object refers to.
+    fn mark(self) -> Option<&'static str> {
+        match self {
+            Checker::Nobody | Checker::Memcheck => None,
+            Checker::Address => Some("__asan_report_load8"),
+            Checker::Thread => Some("__tsan_read8"),
+        }
+    }
+
+    /// A process has one runtime of a sanitizer, and it is in the executable: here rustc's, since a library built by rustc
+    /// refers to it. The compiler would link its own.
+    fn runtime(self) -> Vec<String> {
+        let name = match self {
+            Checker::Nobody | Checker::Memcheck => return Vec::new(),
+            Checker::Address => "_rt.asan.a",
+            Checker::Thread => "_rt.tsan.a",
+        };
+        let folder = output(Command::new("rustc").args(["--print", "target-libdir"]));
+        let files = fs::read_dir(folder.trim()).into_iter().flatten().flatten().map(|entry| entry.path());
+        let runtime = files.filter_map(|file| file.to_str().map(str::to_owned)).find(|file| file.ends_with(name));
+        let runtime = runtime.unwrap_or_else(|| panic!("no lib*{name} in {folder}: the toolchain has no sanitizers"));
+        let whole = format!("-Wl,--whole-archive,{runtime},--no-whole-archive");
+        ["-rdynamic", &whole, "-lm", "-ldl", "-lrt"].map(str::to_owned).into()
+    }
+}
+
+/// A run that was meant to be sanitized and is not would prove nothing.
+pub(crate) fn assert_sanitized(object: &Path, nm_flag: &str) {
+    let Some(mark) = checker().mark() else { return };
+    let symbols = output(Command::new("nm").arg(nm_flag).arg(object));
+    assert!(symbols.contains(mark), "{} is not instrumented: it does not refer to {mark}", object.display());
+}
+
+/// The compiler of a C or C++ source.
+fn compiler(source: &Path) -> String {
+    let (variable, default) = if is_cpp(source) { ("CXX", "c++") } else { ("CC", "cc") };
+    std::env::var(variable).unwrap_or_else(|_| default.to_owned())
 }
 
 /// Compiles a C or C++ program against the header and the shared object, with every warning an error.
 pub(crate) fn compile(source: &Path, standard: &str) -> PathBuf {
-    let (variable, default) = if is_cpp(source) { ("CXX", "c++") } else { ("CC", "cc") };
-    let compiler = std::env::var(variable).unwrap_or_else(|_| default.to_owned());
+    let lib = link_dir();
+    compile_with(
+        source,
+        standard,
+        &[&format!("-L{}", lib.display()), "-ludsipc", &format!("-Wl,-rpath,{}", lib.display())],
+    )
+}
+
+/// As [`compile`], but linked to these libraries only.
+pub(crate) fn compile_with(source: &Path, standard: &str, libraries: &[&str]) -> PathBuf {
     let folder = source.parent().and_then(Path::file_name).expect("a source lies in a folder");
     let stem = source.file_stem().expect("a source has a name");
     let bin = build_dir().join(folder);
@@ -102,41 +183,31 @@ pub(crate) fn compile(source: &Path, standard: &str) -> PathBuf {
     let program = bin.join(stem);
     // Under a name of its own first: another harness may be running the program of the last build.
     let fresh = bin.join(format!("{}.{}", stem.display(), std::process::id()));
+    let object = bin.join(format!("{}.{}.o", stem.display(), std::process::id()));
 
-    let mut command = Command::new(&compiler);
-    command.args(["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-O1", "-pthread"]);
-    command.arg(format!("-std={standard}"));
+    let mut compile = Command::new(compiler(source));
+    compile.args(["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-O1", "-pthread"]);
+    compile.arg(format!("-std={standard}"));
     if !is_cpp(source) {
-        command.arg("-Wstrict-prototypes");
+        compile.arg("-Wstrict-prototypes");
     }
-    let sanitizers = sanitizers();
-    if !sanitizers.is_empty() {
-        command.arg(format!("-fsanitize={sanitizers}")).args(["-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]);
+    if checker() != Checker::Nobody {
+        compile.arg("-DUDSIPC_CHECKER");
     }
-    command.arg("-I").arg(project("include")).arg(source).arg("-o").arg(&fresh);
-    command.arg("-L").arg(link_dir()).arg("-ludsipc").arg(format!("-Wl,-rpath,{}", link_dir().display()));
-    let built = command.output().unwrap_or_else(|e| panic!("run {compiler}: {e}"));
-    assert!(
-        built.status.success(),
-        "{compiler} refuses {}:\n{}",
-        source.display(),
-        String::from_utf8_lossy(&built.stderr)
-    );
-    if sanitizers.contains("address") {
-        assert_sanitized(&fresh);
-    }
+    compile.args(checker().compiler_flags()).arg("-I").arg(project("include"));
+    output(compile.arg("-c").arg(source).arg("-o").arg(&object));
+    assert_sanitized(&object, "-u");
+
+    let mut link = Command::new(compiler(source));
+    link.arg("-pthread").arg(&object).arg("-o").arg(&fresh);
+    output(link.args(checker().runtime()).args(libraries));
+    fs::remove_file(&object).unwrap_or_else(|e| panic!("remove {}: {e}", object.display()));
     fs::rename(&fresh, &program).unwrap_or_else(|e| panic!("rename to {}: {e}", program.display()));
     program
 }
 
 fn is_cpp(source: &Path) -> bool {
     source.extension().is_some_and(|extension| extension == "cpp")
-}
-
-/// A run that was meant to be sanitized and is not would prove nothing.
-fn assert_sanitized(program: &Path) {
-    let symbols = output(Command::new("nm").arg(program));
-    assert!(symbols.contains("__asan_init"), "{} was built without AddressSanitizer", program.display());
 }
 
 /// Runs a tool that must succeed, and gives back what it printed.
@@ -211,15 +282,32 @@ pub(crate) fn wait_until(patience: Duration, what: &str, mut condition: impl FnM
 const SYSTEMD: [&str; 6] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "RUNTIME_DIRECTORY", "STATE_DIRECTORY"];
 
-/// Runs a program in a folder of its own, and returns what it has printed.
+/// Runs a program in a folder of its own, watched by the checker if there is one, and returns what it has printed.
 pub(crate) fn run_in_scratch(program: &Path, arguments: &[&str]) -> String {
     let scratch = tempdir();
-    let mut command = Command::new(program);
+    let mut command = watched(program);
     command.args(arguments).current_dir(scratch.path());
     for variable in SYSTEMD {
         command.env_remove(variable);
     }
     run_ok(&mut command, PATIENCE)
+}
+
+/// The exit status by which each checker says that it has found something.
+pub(crate) const FOUND: i32 = 66;
+
+/// A program that runs under the checker. The sanitizers are in it and get their options from the environment.
+pub(crate) fn watched(program: &Path) -> Command {
+    if checker() != Checker::Memcheck {
+        return Command::new(program);
+    }
+    let mut command = Command::new("valgrind");
+    command.args(["--quiet", "--fair-sched=yes", "--child-silent-after-fork=yes", "--leak-check=full"]);
+    // "Possibly lost" is what only a pointer into its middle leads to, as in every hash table.
+    command.args(["--show-leak-kinds=definite,indirect", "--errors-for-leak-kinds=definite,indirect"]);
+    // The descriptors of its debugging server do not outlive a fork, and are counted by the programs.
+    command.arg("--vgdb=no").arg(format!("--error-exitcode={FOUND}")).arg(program);
+    command
 }
 
 /// A scenario that a program has and its harness has not would never run.
