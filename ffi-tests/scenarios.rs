@@ -456,6 +456,7 @@ scenarios! {
         AcceptErrors {
             test_a_shortage_below_the_limit_is_counted_and_not_reported,
             test_a_shortage_past_the_limit_is_reported_once_and_survived,
+            test_a_blocked_report_of_it_delays_no_connection,
             test_a_success_starts_the_count_again,
             test_it_does_not_spin,
             test_stop_works_meanwhile,

@@ -471,6 +471,31 @@ class AcceptErrors(TestCase):
         wait_until(lambda: child.run("len(reader.messages)") == 3)
         self.assertEqual(child.run("[m.decode() for m in reader.messages]"), ["warm", "served meanwhile", "waits"])
 
+    def test_a_blocked_report_of_it_delays_no_connection(self):
+        child = self.child()
+        child.run(
+            "import threading\n"
+            "leave, blocked = threading.Event(), []\n"
+            "def block(*_):\n"
+            "    blocked.append(1)\n"
+            f"    leave.wait({DEADLINE})\n"
+            "def on_message(message, _):\n"
+            "    if message == b'block':\n"
+            "        block()\n")
+        child.run(f"reader = Reader({self.path!r}, start=True, on_message=on_message, on_error=block, max_accept_errors=0)")
+        first, second = self.client(), self.client()
+        second.sendall(frame(b"warm"))
+        wait_until(lambda: child.run("reader.metrics().received") == 1)
+        first.sendall(frame(b"block"))
+        wait_until(lambda: child.run("len(blocked)") == 1)
+        self.starve(child)
+        _waits = self.client()
+        wait_until(lambda: child.run("len(blocked)") == 2)
+        second.sendall(frame(b"served meanwhile"))
+        wait_until(lambda: child.run("reader.metrics().received") == 2)
+        child.run("leave.set()")
+        self.feed(child)
+
     def test_a_success_starts_the_count_again(self):
         child, _warm = self.start(max_accept_errors=2)
         for round_number in (1, 2):
