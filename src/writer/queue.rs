@@ -21,9 +21,11 @@ pub(crate) const LARGE: usize = BATCH / 2;
 /// How often a waiting producer looks for room by itself.
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(10);
 
-/// A sender in the middle of writing its counts is done in a moment, unless it is a forked child that looks: its sender
-/// does not exist. loom tries each look, and one is enough for what the models show.
-const LOOKS_FOR_ONE_MOMENT: usize = if cfg!(loom) { 1 } else { 100 };
+/// A sender that is writing its counts is done in a moment, or when it gets its processor back. In a child of `fork` it
+/// may never be: there this many looks are enough, a second. loom tries each look, and needs one.
+const LOOKS_FOR_ONE_MOMENT: u32 = if cfg!(loom) { 1 } else { 10_000 };
+const QUICK_LOOKS: u32 = 100;
+const LOOK_STEP: Duration = Duration::from_micros(50);
 
 /// Why a message was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -377,14 +379,14 @@ fn count_drop(open: &mut Open, refusal: Refusal) {
 impl Finished {
     /// Sent and abandoned, messages and bytes of the same moment: a sequence lock.
     fn read_together(&self) -> (Count, Count) {
-        for _ in 0..LOOKS_FOR_ONE_MOMENT {
+        for look in 0..LOOKS_FOR_ONE_MOMENT {
             let version = self.version.load(Ordering::Acquire);
             let counts = self.read();
             fence(Ordering::Acquire);
             if version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version {
                 return counts;
             }
-            std::hint::spin_loop();
+            if look < QUICK_LOOKS { std::hint::spin_loop() } else { std::thread::sleep(LOOK_STEP) }
         }
         self.read()
     }
