@@ -39,6 +39,7 @@ pub const WRITER_CONTEXTS: &[(i32, &CStr)] = &[
     (BACKPRESSURE, c"write failure"),
     (NO_CONSUMER, c"write failure after reconnect"),
     (BACKPRESSURE, c"write failure after reconnect"),
+    (UNDELIVERED, c"write failure after reconnect"),
     (UNDELIVERED, c"write failure during drain"),
     (TIMEOUT, c"write failure during drain"),
     (UNDELIVERED, c"write failure during drain (retry message)"),
