@@ -22,13 +22,14 @@ use super::lane::{Lane, Tally};
 
 /// Frames above this get memory of their own, which grows with what arrives; others are decoded in the lane's buffer.
 const LARGEST_IN_PLACE: usize = READ_BUFFER;
-/// The first piece of such memory; each further one doubles it, up to the announced length.
-const FIRST_PIECE: usize = 64 << 10;
 /// A cut frame up to this size moves to the front at once: the front of the buffer is warm.
 const CHEAP_MOVE: usize = 2 << 10;
 /// So much of a cut frame is not carried into the lane's buffer and back in each turn: a peer that sends a large frame
 /// byte by byte would make us copy all of it for each byte.
 const APART_FROM: usize = 4 << 10;
+/// The first piece of memory of a frame's own; each further one doubles it, up to the announced length. So it is never
+/// more than a waiting connection may hold, and a slow peer does not make us copy.
+const FIRST_PIECE: usize = 2 * APART_FROM;
 /// Memory up to this size is kept for the next large frame.
 const LARGEST_KEPT: usize = 4 << 20;
 /// With less room than this behind a cut frame, the frame moves to the front of the buffer.
