@@ -41,8 +41,13 @@ impl Shared {
         let runner = Arc::clone(self);
         let handle = thread::spawn("udsipc-reader", move || runner.run())?;
         let mut threads = self.pool.threads.lock();
-        threads.retain(|thread| !thread.is_finished());
+        let finished: Vec<_> = threads.extract_if(.., |thread| thread.is_finished()).collect();
         threads.push(handle);
+        drop(threads);
+        // Joined, which takes a moment, and not let go: when a stop returns, the last of them is really gone.
+        for thread in finished {
+            let _ = thread.join();
+        }
         Ok(())
     }
 
