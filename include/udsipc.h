@@ -842,7 +842,8 @@ udsipc_status udsipc_write_messages(udsipc_writer *writer,
  *   writer      the writer, started
  *   timeout_ms  how long to wait in milliseconds; 0 only asks; UDSIPC_WAIT_FOREVER has no limit
  * Returns: UDSIPC_OK; UDSIPC_ERR_TIMEOUT; UDSIPC_ERR_UNDELIVERED, at once, if messages were given up or may have been
- * lost with a reader since the last flush (each such loss is told once); UDSIPC_ERR_STOPPED; UDSIPC_ERR_WOULD_DEADLOCK inside a callback of this writer; UDSIPC_ERR_NULL_POINTER;
+ * lost with a reader since the last flush (each such loss is told once); UDSIPC_ERR_STOPPED;
+ * UDSIPC_ERR_WOULD_DEADLOCK inside a callback of this writer; UDSIPC_ERR_NULL_POINTER;
  * UDSIPC_ERR_FORKED; UDSIPC_ERR_PANIC.
  * Threads: any, several at a time. A writer that is dispatched is driven by this call while it waits, so that its
  * callbacks may run in it. Blocking: up to timeout_ms.
@@ -854,8 +855,8 @@ udsipc_status udsipc_writer_flush(udsipc_writer *writer,
  * Refuses new messages at once, sends what is queued, connecting again if it must, and ends the writer's thread. When
  * nobody listens it gives up within 250 milliseconds, even for UDSIPC_WAIT_FOREVER, unless drain_until_deadline is on.
  * A backlog that is full is no such case: there is a reader, and it is waited for. Every message given up counts in
- * abandoned and is reported to the error callback. After this call no callback of the
- * writer runs. A second call returns what the first returned.
+ * abandoned and is reported to the error callback. After this call no callback of the writer runs. A second call
+ * returns what the first returned.
  *
  * Parameters:
  *   writer      the writer
@@ -961,6 +962,7 @@ udsipc_status udsipc_writer_dispatch(udsipc_writer *writer,
  *   options      how the reader behaves; copied, so the same options can make several; NULL for the defaults
  *   out          where the handle is stored
  * Returns: UDSIPC_OK; UDSIPC_ERR_NULL_POINTER; UDSIPC_ERR_HANDLER_NULL if on_message is NULL;
+ * UDSIPC_ERR_INVALID_ARGUMENT for an abstract address with a socket mode or group;
  * UDSIPC_ERR_INVALID_SOCKET_PATH; UDSIPC_ERR_ADDRESS_IN_USE; UDSIPC_ERR_PERMISSION_DENIED; UDSIPC_ERR_SYSTEMD;
  * UDSIPC_ERR_NO_RESOURCES; UDSIPC_ERR_IO.
  * Ownership: the handle is the caller's; free it with udsipc_reader_free. The options stay the caller's. What userdata

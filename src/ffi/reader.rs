@@ -77,6 +77,7 @@ impl From<ReaderMetrics> for udsipc_reader_metrics {
 ///   options      how the reader behaves; copied, so the same options can make several; NULL for the defaults
 ///   out          where the handle is stored
 /// Returns: UDSIPC_OK; UDSIPC_ERR_NULL_POINTER; UDSIPC_ERR_HANDLER_NULL if on_message is NULL;
+/// UDSIPC_ERR_INVALID_ARGUMENT for an abstract address with a socket mode or group;
 /// UDSIPC_ERR_INVALID_SOCKET_PATH; UDSIPC_ERR_ADDRESS_IN_USE; UDSIPC_ERR_PERMISSION_DENIED; UDSIPC_ERR_SYSTEMD;
 /// UDSIPC_ERR_NO_RESOURCES; UDSIPC_ERR_IO.
 /// Ownership: the handle is the caller's; free it with udsipc_reader_free. The options stay the caller's. What userdata

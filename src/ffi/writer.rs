@@ -221,7 +221,8 @@ pub unsafe extern "C" fn udsipc_write_messages(
 ///   writer      the writer, started
 ///   timeout_ms  how long to wait in milliseconds; 0 only asks; UDSIPC_WAIT_FOREVER has no limit
 /// Returns: UDSIPC_OK; UDSIPC_ERR_TIMEOUT; UDSIPC_ERR_UNDELIVERED, at once, if messages were given up or may have been
-/// lost with a reader since the last flush (each such loss is told once); UDSIPC_ERR_STOPPED; UDSIPC_ERR_WOULD_DEADLOCK inside a callback of this writer; UDSIPC_ERR_NULL_POINTER;
+/// lost with a reader since the last flush (each such loss is told once); UDSIPC_ERR_STOPPED;
+/// UDSIPC_ERR_WOULD_DEADLOCK inside a callback of this writer; UDSIPC_ERR_NULL_POINTER;
 /// UDSIPC_ERR_FORKED; UDSIPC_ERR_PANIC.
 /// Threads: any, several at a time. A writer that is dispatched is driven by this call while it waits, so that its
 /// callbacks may run in it. Blocking: up to timeout_ms.
@@ -237,8 +238,8 @@ pub unsafe extern "C" fn udsipc_writer_flush(writer: *mut udsipc_writer, timeout
 /// Refuses new messages at once, sends what is queued, connecting again if it must, and ends the writer's thread. When
 /// nobody listens it gives up within 250 milliseconds, even for UDSIPC_WAIT_FOREVER, unless drain_until_deadline is on.
 /// A backlog that is full is no such case: there is a reader, and it is waited for. Every message given up counts in
-/// abandoned and is reported to the error callback. After this call no callback of the
-/// writer runs. A second call returns what the first returned.
+/// abandoned and is reported to the error callback. After this call no callback of the writer runs. A second call
+/// returns what the first returned.
 ///
 /// Parameters:
 ///   writer      the writer
