@@ -5,10 +5,12 @@
 //! - `thread`: threads born with all signals blocked
 //! - `fork`: whether this process is the one that made a handle
 //! - `file`: what the standard library lacks of files: lock, group
+//! - `cache`: hints to the processor
 #![allow(unsafe_code)]
 
 use std::io;
 
+pub(crate) mod cache;
 pub(crate) mod event;
 pub(crate) mod file;
 pub(crate) mod fork;

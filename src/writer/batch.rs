@@ -7,9 +7,16 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::frame;
+use crate::sys::cache;
 
 /// How much a batch gathers: two of the kernel's largest buffers of a stream socket (`SKB_MAX_HEAD(0) + 32 KiB`).
 pub(crate) const BATCH: usize = 64 << 10;
+
+/// The memory of a batch was last read by the sender, on another processor: messages up to this size ask for it in good
+/// time, this far ahead. That is two fifths more of them a second at 100 B. Longer ones gain nothing: their own stores
+/// overlap.
+const SMALL: usize = 512;
+const AHEAD: usize = 512;
 
 /// Whole frames, one behind the other.
 #[derive(Debug, Default)]
@@ -31,6 +38,9 @@ impl Frames {
             len => self.append_long_prefix(len),
         }
         self.bytes.extend_from_slice(message);
+        if message.len() <= SMALL {
+            cache::fetch_for_writing(&self.bytes, AHEAD, message.len());
+        }
     }
 
     #[cold]

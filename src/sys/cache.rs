@@ -1,0 +1,35 @@
+//! What the processor is told about memory before it is used.
+
+/// One cache line of the processors that this runs on.
+const LINE: usize = 64;
+
+/// Asks the processor for the lines of `len` bytes that will be written `ahead` bytes behind the end of `filled`, which may
+/// lie outside of any buffer: it is a hint about an address and touches nothing.
+///
+/// For memory that another processor has read last: a store to it waits until that one has given up its copy of the line,
+/// and stores of one message after the other wait one after the other.
+#[inline(always)]
+pub(crate) fn fetch_for_writing(filled: &[u8], ahead: usize, len: usize) {
+    let first = filled.as_ptr().wrapping_add(filled.len() + ahead);
+    for at in (0..len).step_by(LINE) {
+        fetch_line_for_writing(first.wrapping_add(at));
+    }
+}
+
+#[inline(always)]
+fn fetch_line_for_writing(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: PREFETCHW neither faults nor changes what a program can see; processors that lack it do nothing (Intel 64 and
+    // IA-32 Architectures Software Developer's Manual, PREFETCHW). `_mm_prefetch` would ask for a copy to read, which costs
+    // more than it gains.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: PRFM is a hint and never faults (Arm Architecture Reference Manual, PRFM).
+    unsafe {
+        std::arch::asm!("prfm pstl1keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = address;
+}
