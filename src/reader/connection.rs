@@ -124,6 +124,7 @@ impl Slot {
     fn turn(&self, state: &mut State, lane: &mut Lane, rules: Rules<'_>) -> Turn {
         let began = Instant::now();
         let connection = Connection { id: self.id, fd: self.fd.as_fd() };
+        let alone = std::mem::replace(&mut lane.last, self.id) == self.id;
         let mut intake = Intake::resume(&mut state.cut, lane);
         let mut taken = 0;
         let turn = loop {
@@ -142,7 +143,7 @@ impl Slot {
             }
             match intake.take_seen(self.fd.as_fd()) {
                 Ok(_) if taken >= TURN_BYTES || began.elapsed() >= TURN_TIME => break Turn::More,
-                Ok(true) if !self.more_comes(taken, intake.patience) => break Turn::More,
+                Ok(true) if !(alone && self.more_comes(taken, intake.patience)) => break Turn::More,
                 Ok(_) => {}
                 Err(error) => break Turn::Failed(Error::from_os("receive", error), intake.context()),
             }
@@ -161,7 +162,7 @@ impl Slot {
 
     /// Nothing is left. On a busy connection more comes in a moment: to look again is cheaper than to sleep, for the writer
     /// too, which would have to wake us, and another thread is not woken in our place. Others who want the processor get
-    /// it meanwhile.
+    /// it meanwhile. Only if this connection was the one that was served before: else others are busy, and come next.
     fn more_comes(&self, taken: usize, patience: &mut Patience) -> bool {
         taken >= BUSY && patience.try_to_find(|| self.has_unread())
     }

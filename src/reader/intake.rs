@@ -67,6 +67,8 @@ pub(super) struct Intake<'a> {
     spare: &'a mut Vec<u8>,
     tally: &'a Tally,
     pub(super) patience: &'a mut Patience,
+    /// The last turn began with much to read.
+    much: &'a mut bool,
     /// The undecoded part of the buffer.
     start: usize,
     fill: usize,
@@ -86,8 +88,8 @@ impl<'a> Intake<'a> {
                 lane.spare = std::mem::take(&mut cut.bytes);
             }
         }
-        let Lane { buffer, large, spare, tally, patience } = lane;
-        Intake { cut, buffer, large, used_large: false, spare, tally, patience, start: 0, fill, seen: 0 }
+        let Lane { buffer, large, spare, tally, patience, much, .. } = lane;
+        Intake { cut, buffer, large, used_large: false, spare, tally, patience, much, start: 0, fill, seen: 0 }
     }
 
     /// Leaves a cut frame with the connection. An idle one holds no memory.
@@ -124,7 +126,8 @@ impl<'a> Intake<'a> {
         if self.cut.need > 0 { Context::Payload } else { Context::Prefix }
     }
 
-    /// Looks at what is there, if it is little; else reads all of it but the last byte, at which it only looks.
+    /// Looks at what is there, if it is little; else reads all of it but the last byte, at which it only looks. `first`: a
+    /// turn begins, with as much as the last one, probably; behind what it has read there is little more.
     pub(super) fn read(&mut self, fd: BorrowedFd<'_>, first: bool) -> io::Result<Read> {
         let (held, need) = self.arrived();
         if self.in_place() {
@@ -132,13 +135,16 @@ impl<'a> Intake<'a> {
         } else {
             grow(&mut self.cut.bytes, need)?;
         }
-        if first
-            && self.in_place()
+        if self.in_place()
+            && !(first && *self.much)
             && let Some(read) = self.look_at(fd, LITTLE)?
         {
             return Ok(read);
         }
         let readable = socket::bytes_readable(fd)?;
+        if first {
+            *self.much = readable >= LITTLE;
+        }
         let result = match (readable, self.in_place()) {
             (0, _) if !first => return Ok(Read::Nothing),
             (0 | 1, _) => return Ok(self.look_at(fd, 2)?.unwrap_or(Read::Nothing)),

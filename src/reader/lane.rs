@@ -40,6 +40,10 @@ pub(crate) struct Lane {
     pub(crate) spare: Vec<u8>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) patience: Patience,
+    /// The last turn began with much to read.
+    pub(crate) much: bool,
+    /// The connection that was served last, by its id; 0 if there was none.
+    pub(crate) last: u64,
 }
 
 /// The lanes of one reader: as many as ever served at the same time.
@@ -74,7 +78,8 @@ impl Lanes {
     fn new_lane(&self) -> Lane {
         let tally = Arc::<Tally>::default();
         self.tallies.lock().push(Arc::clone(&tally));
-        Lane { buffer: Vec::new(), large: Vec::new(), spare: Vec::new(), tally, patience: Patience::new(LOOKS) }
+        let (buffer, large, spare) = Default::default();
+        Lane { buffer, large, spare, tally, patience: Patience::new(LOOKS), much: false, last: 0 }
     }
 
     /// Gives the memory of idle lanes back, but that of the warmest.
