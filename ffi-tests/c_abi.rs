@@ -106,6 +106,17 @@ program! { callbacks from "ffi-tests/c/callbacks.c" as "c11", crate::silent:
     callbacks_inside_callbacks
 }
 
+program! { crew from "ffi-tests/c/crew.c" as "c11", crate::silent:
+    fifty_writers_keep_their_order
+    a_hundred_idle_writers_are_no_more_threads_than_one
+    the_last_stop_takes_the_threads_along
+    a_blocked_error_callback_delays_its_own_writer_only
+    a_callback_may_do_anything_with_other_writers
+    a_stop_does_not_wait_for_busy_writers
+    writers_come_and_go_in_eight_threads
+    a_forked_child_has_threads_of_its_own
+}
+
 program! { threads from "ffi-tests/c/threads.c" as "c11", crate::silent:
     eight_threads_on_one_writer
     eight_threads_wait_for_room

@@ -84,6 +84,12 @@
  * of different connections at the same time, on up to max_handler_threads threads. A slow callback delays its own
  * connection only.
  *
+ * All writers of a process that are started share their threads: one; two when one of them calls an error callback or
+ * connects; as many as there are processors while many writers are busy at the same time; and one more for each error
+ * callback that blocks, which delays its own writer only. They begin with the first writer that is started, inherit from
+ * its caller what threads inherit (processor affinity, priority, namespaces), and end with the last one that is stopped.
+ * A reader has threads of its own, see udsipc_reader_options_set_max_handler_threads.
+ *
  * After a _stop function has returned, no callback of that handle runs or will run. Inside a callback of the same
  * handle it returns UDSIPC_ERR_WOULD_DEADLOCK and changes nothing. A _free function may be called inside a callback of
  * the same handle: it returns at once, callbacks that are running go on to their end, and none begins any more.
@@ -766,7 +772,7 @@ udsipc_status udsipc_writer_new(const char *socket_path,
                                 udsipc_writer **out);
 
 /**
- * Starts the writer's thread, which connects at once and sends what is queued. A second call changes nothing.
+ * Starts the writer: a thread of the library connects at once and sends what is queued. A second call changes nothing.
  *
  * Parameters:
  *   writer  the writer
@@ -852,11 +858,11 @@ udsipc_status udsipc_writer_flush(udsipc_writer *writer,
                                   uint64_t timeout_ms);
 
 /**
- * Refuses new messages at once, sends what is queued, connecting again if it must, and ends the writer's thread. When
- * nobody listens it gives up within 250 milliseconds, even for UDSIPC_WAIT_FOREVER, unless drain_until_deadline is on.
- * A backlog that is full is no such case: there is a reader, and it is waited for. Every message given up counts in
- * abandoned and is reported to the error callback. After this call no callback of the writer runs. A second call
- * returns what the first returned.
+ * Refuses new messages at once, sends what is queued, connecting again if it must, and ends the writer; with the last
+ * one of the process that had been started, their threads. When nobody listens it gives up within 250 milliseconds,
+ * even for UDSIPC_WAIT_FOREVER, unless drain_until_deadline is on. A backlog that is full is no such case: there is a
+ * reader, and it is waited for. Every message given up counts in abandoned and is reported to the error callback. After
+ * this call no callback of the writer runs. A second call returns what the first returned.
  *
  * Parameters:
  *   writer      the writer

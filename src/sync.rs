@@ -6,12 +6,12 @@
 pub(crate) use {
     crossbeam_channel::{Receiver, Sender, bounded},
     parking_lot::{Condvar, Mutex, MutexGuard},
-    std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence},
+    std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence},
 };
 
 #[cfg(loom)]
 pub(crate) use {
-    loom::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence},
+    loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence},
     substitutes::{Condvar, Mutex, MutexGuard, Receiver, Sender, bounded},
 };
 

@@ -217,6 +217,8 @@ static void enqueue_without_memory(void *argument)
     CHECK_OK(udsipc_writer_new(path.text, options, &writer));
     udsipc_writer_options_free(options);
     CHECK_OK(udsipc_writer_start(writer));
+    /* By now the thread has the arena that malloc gives each one: 64 MiB of addresses, and for a moment twice that. */
+    WAIT_UNTIL(writer_metrics(writer).connect_failures >= 2);
     uint32_t number = 0;
     const uint32_t sizes[] = {16, 1000, 100000};
     for (size_t i = 0; i < 3; i++) {

@@ -84,6 +84,12 @@
  * of different connections at the same time, on up to max_handler_threads threads. A slow callback delays its own
  * connection only.
  *
+ * All writers of a process that are started share their threads: one; two when one of them calls an error callback or
+ * connects; as many as there are processors while many writers are busy at the same time; and one more for each error
+ * callback that blocks, which delays its own writer only. They begin with the first writer that is started, inherit from
+ * its caller what threads inherit (processor affinity, priority, namespaces), and end with the last one that is stopped.
+ * A reader has threads of its own, see udsipc_reader_options_set_max_handler_threads.
+ *
  * After a _stop function has returned, no callback of that handle runs or will run. Inside a callback of the same
  * handle it returns UDSIPC_ERR_WOULD_DEADLOCK and changes nothing. A _free function may be called inside a callback of
  * the same handle: it returns at once, callbacks that are running go on to their end, and none begins any more.

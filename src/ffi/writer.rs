@@ -100,7 +100,7 @@ pub unsafe extern "C" fn udsipc_writer_new(
     })
 }
 
-/// Starts the writer's thread, which connects at once and sends what is queued. A second call changes nothing.
+/// Starts the writer: a thread of the library connects at once and sends what is queued. A second call changes nothing.
 ///
 /// Parameters:
 ///   writer  the writer
@@ -235,11 +235,11 @@ pub unsafe extern "C" fn udsipc_writer_flush(writer: *mut udsipc_writer, timeout
     })
 }
 
-/// Refuses new messages at once, sends what is queued, connecting again if it must, and ends the writer's thread. When
-/// nobody listens it gives up within 250 milliseconds, even for UDSIPC_WAIT_FOREVER, unless drain_until_deadline is on.
-/// A backlog that is full is no such case: there is a reader, and it is waited for. Every message given up counts in
-/// abandoned and is reported to the error callback. After this call no callback of the writer runs. A second call
-/// returns what the first returned.
+/// Refuses new messages at once, sends what is queued, connecting again if it must, and ends the writer; with the last
+/// one of the process that had been started, their threads. When nobody listens it gives up within 250 milliseconds,
+/// even for UDSIPC_WAIT_FOREVER, unless drain_until_deadline is on. A backlog that is full is no such case: there is a
+/// reader, and it is waited for. Every message given up counts in abandoned and is reported to the error callback. After
+/// this call no callback of the writer runs. A second call returns what the first returned.
 ///
 /// Parameters:
 ///   writer      the writer

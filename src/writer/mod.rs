@@ -26,22 +26,26 @@ use crate::lifecycle::{Driver, Lifecycle, Phase, Stop};
 use crate::metrics::WriterMetrics;
 use crate::options::WriterOptions;
 use crate::sys::event::Poller;
-use crate::sys::{fork, thread};
+use crate::sys::fork;
 
 mod batch;
 mod connection;
+mod crew;
 mod drain;
 mod front;
 mod link;
 #[cfg(all(test, loom))]
 mod model;
 mod queue;
+mod rota;
 mod sender;
 mod shared;
 mod window;
 mod world;
 
+use crew::Berth;
 use queue::{Queue, Refusal};
+use rota::Turns;
 use sender::Sender;
 use shared::Shared;
 use world::{Counters, Settings};
@@ -93,7 +97,8 @@ impl Writer {
             socket: AtomicI32::new(-1),
             sender: Mutex::new(Sender::new(Instant::now(), RandomState::new().build_hasher().finish())),
             lifecycle: Lifecycle::new(),
-            thread: Mutex::new(None),
+            berth: Mutex::new(None),
+            turns: Turns::default(),
             on_error: options.on_error,
             losses_told: AtomicU64::new(0),
             delivering: Mutex::new(()),
@@ -110,10 +115,8 @@ impl Writer {
         self.check_fork()?;
         let shared = &self.shared;
         shared.lifecycle.start(|| {
-            let runner = Arc::clone(shared);
-            let spawned = thread::spawn("udsipc-writer", move || runner.run());
-            let handle = spawned.map_err(|source| Error::from_os("a thread for the writer", source))?;
-            *shared.thread.lock() = Some(handle);
+            let mut berth = shared.berth.lock();
+            *berth = Some(Berth::find(shared)?);
             Ok(())
         })?;
         Ok(())
@@ -122,7 +125,7 @@ impl Writer {
     /// Queues a copy of `message`. Never blocks. An empty message is accepted and not sent.
     #[inline]
     pub fn write(&self, message: &[u8]) -> Result<()> {
-        let shared = &*self.shared;
+        let shared = &self.shared;
         if !shared.is_plain(message) {
             return shared.judge(message);
         }
@@ -139,7 +142,7 @@ impl Writer {
     /// As [`Writer::write`], but waits up to `timeout` for room. A time of zero does not wait. While the host drives the
     /// writer, this call does so itself as long as it waits.
     pub fn write_timeout(&self, message: &[u8], timeout: Duration) -> Result<()> {
-        let shared = &*self.shared;
+        let shared = &self.shared;
         if timeout.is_zero() || !shared.is_plain(message) || !shared.queue.could_hold(message) {
             return self.write(message);
         }
@@ -181,7 +184,7 @@ impl Writer {
                 Why::Refused(refusal)
             }
         }
-        let shared = &*self.shared;
+        let shared = &self.shared;
         self.check_fork().map_err(|error| WriteManyError { accepted: 0, error })?;
         let limit = shared.max_message_size;
         let checked = messages.into_iter().map(|message| match message.len() as u64 {
@@ -202,7 +205,7 @@ impl Writer {
     /// up, or may have been lost with a reader, since the last flush, it fails with [`Error::Undelivered`] at once.
     pub fn flush(&self, timeout: Duration) -> Result<()> {
         self.check_fork()?;
-        let shared = &*self.shared;
+        let shared = &self.shared;
         shared.lifecycle.refuse_in_callback("flush")?;
         // Before the goal: a loss of what counts towards it is then never taken for one that was told earlier.
         let told = shared.losses_told.load(Ordering::SeqCst);

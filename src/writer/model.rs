@@ -1,4 +1,5 @@
-//! Models of the hand-over between producers and the sender: loom tries every interleaving of them.
+//! Models of the hand-over between producers and the sender, and of the threads that share the work: loom tries every
+//! interleaving of them.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --release --lib model`
 
@@ -7,6 +8,7 @@ use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 
 use super::queue::{Fate, LARGE, Queue, Refusal};
+use super::rota::{Asked, Help, Next, Rota, Turns};
 
 /// What wakes the sender: as an eventfd, a wake-up that comes before the wait is not lost.
 #[derive(Default)]
@@ -27,6 +29,11 @@ impl Bell {
             rung = self.heard.wait(rung).expect("no panic");
         }
         *rung = false;
+    }
+
+    /// A thread that works takes a ring that was meant for one that waits.
+    fn is_heard(&self) -> bool {
+        std::mem::take(&mut *self.rung.lock().expect("no panic"))
     }
 }
 
@@ -149,5 +156,121 @@ fn a_large_message_keeps_its_place_and_wakes_the_sender() {
         }
         producer.join().expect("no panic");
         assert_eq!(payloads, [LARGE as u64, 1, LARGE as u64]);
+    });
+}
+
+/// A task of a crew: what is asked of it, and what has been done.
+#[derive(Default)]
+struct Job {
+    turns: Turns,
+    asked: AtomicUsize,
+    done: AtomicUsize,
+    /// Two threads at it at the same time would find it taken.
+    taken: loom::sync::Mutex<()>,
+}
+
+struct Crew {
+    rota: Rota<Arc<Job>>,
+    bell: Bell,
+}
+
+impl Crew {
+    /// One thread, or the second as well, which comes when the first is away.
+    fn new(threads: u32) -> Arc<Crew> {
+        let rota = Rota::new(threads);
+        assert_eq!(rota.man(), Help::Start);
+        if threads == 2 {
+            assert_eq!(rota.step_aside(true), Help::Start);
+            rota.step_back();
+        }
+        Arc::new(Crew { rota, bell: Bell::default() })
+    }
+
+    fn ask(&self, job: &Arc<Job>) {
+        job.asked.fetch_add(1, Ordering::SeqCst);
+        if job.turns.ask(Asked::WORK) && self.rota.add(Arc::clone(job)) == Help::Wake {
+            self.bell.ring();
+        }
+    }
+
+    /// The body of a thread: works until the crew is closed.
+    fn work(&self, looks: bool) {
+        loop {
+            match self.rota.next() {
+                Next::Serve(job, help) => {
+                    if help == Help::Wake {
+                        self.bell.ring();
+                    }
+                    self.serve(job);
+                    if looks {
+                        self.bell.is_heard();
+                        self.rota.heard();
+                    }
+                }
+                Next::Sleep { .. } => {
+                    self.bell.wait();
+                    assert!(self.rota.woke_up(false));
+                }
+                Next::Leave => return self.bell.ring(), // others may wait as well
+            }
+        }
+    }
+
+    fn serve(&self, job: Arc<Job>) {
+        job.turns.begin();
+        let taken = job.taken.try_lock().expect("one thread at a time");
+        job.done.store(job.asked.load(Ordering::SeqCst), Ordering::SeqCst);
+        drop(taken);
+        if job.turns.end() {
+            self.rota.add_own(job);
+        }
+    }
+
+    fn close(&self) {
+        self.rota.close();
+        self.bell.ring();
+    }
+}
+
+/// What is asked of a task while it waits for its turn, or has it, is done in that turn or in another one.
+#[test]
+fn what_is_asked_of_a_task_is_done() {
+    loom::model(|| {
+        let (crew, job) = (Crew::new(1), Arc::new(Job::default()));
+        let worker = {
+            let crew = Arc::clone(&crew);
+            thread::spawn(move || crew.work(false))
+        };
+        crew.ask(&job);
+        crew.ask(&job);
+        while job.done.load(Ordering::SeqCst) < 2 {
+            thread::yield_now();
+        }
+        crew.close();
+        worker.join().expect("no panic");
+    });
+}
+
+/// Two threads, of which a busy one may take a call that was meant for the other: the task is served all the same, by one
+/// of them at a time.
+#[test]
+fn a_call_that_another_thread_takes_is_not_lost() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2); // all of it would take hours
+    model.check(|| {
+        let (crew, job) = (Crew::new(2), Arc::new(Job::default()));
+        let workers: Vec<_> = (0..2)
+            .map(|_| {
+                let crew = Arc::clone(&crew);
+                thread::spawn(move || crew.work(true))
+            })
+            .collect();
+        crew.ask(&job);
+        crew.ask(&job);
+        while job.done.load(Ordering::SeqCst) < 2 {
+            thread::yield_now();
+        }
+        crew.close();
+        workers.into_iter().for_each(|worker| worker.join().expect("no panic"));
     });
 }

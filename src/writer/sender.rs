@@ -21,12 +21,13 @@ use super::batch::{self, Batch, TRIM_AFTER};
 use super::connection::{Connection, SOCKET};
 use super::front::Front;
 use super::link::{Farewell, Link};
-use super::queue::Queue;
 use super::window::Window;
 use super::world::{World, add};
 
 /// How much one call pumps, so that a host's loop, a stop and a flush get their turn.
 const TURN: usize = 4 << 20;
+/// And how much while other writers wait for the same thread.
+const SHARED_TURN: usize = 256 << 10;
 
 /// A turn that sent this much is worth another look or a few.
 const BUSY: usize = 16 << 10;
@@ -136,9 +137,12 @@ impl Sender {
                     Pumped::Lost => {}
                     Pumped::Waits => return Next::Wait,
                     Pumped::Turn => return Next::Again,
-                    Pumped::Empty => {
+                    Pumped::Empty { sent } => {
                         if let Phase::Draining { .. } = phase {
                             return self.finish_drained(world);
+                        }
+                        if sent && world.is_crowded() {
+                            return Next::Again; // its next messages gather meanwhile, and wake nobody
                         }
                         self.rest(now, world);
                         if world.queue.sleep() {
@@ -177,7 +181,8 @@ impl Sender {
     }
 
     fn dial(&mut self, now: Instant, since: Instant, step: Duration, world: World<'_>) {
-        match socket::connect(world.path) {
+        // Never waits for a peer, but finding the path may wait for a file system.
+        match world.while_away(|| socket::connect(world.path)) {
             Ok(fd) => self.connected(now, fd, world),
             // There is a reader, its backlog is full, and nothing to poll: try again in short steps.
             Err(error)
@@ -236,11 +241,11 @@ impl Sender {
         let mut turn = 0;
         let cause = loop {
             if self.front.is_empty() {
-                match next_batch(turn, &mut self.patience, world.queue) {
+                match next_batch(turn, &mut self.patience, world) {
                     Some(batch) => self.front.load(batch),
                     None => {
                         connection.flows(world.poller);
-                        return Pumped::Empty;
+                        return Pumped::Empty { sent: turn > 0 };
                     }
                 }
             }
@@ -253,7 +258,8 @@ impl Sender {
                         self.attempts = 0;
                     }
                     turn += bytes;
-                    if turn >= TURN || (turn > 0 && past_deadline(phase)) {
+                    let enough = turn >= TURN || (turn >= SHARED_TURN && world.is_crowded());
+                    if enough || (turn > 0 && past_deadline(phase)) {
                         return Pumped::Turn;
                     }
                 }
@@ -425,7 +431,7 @@ impl Sender {
 
 enum Pumped {
     /// The queue is empty.
-    Empty,
+    Empty { sent: bool },
     /// The kernel takes nothing more.
     Waits,
     /// Enough for one turn.
@@ -435,9 +441,10 @@ enum Pumped {
 }
 
 /// On a busy queue a batch fills in a moment: to wait for that is cheaper than to take the lock from the producers for a
-/// few messages, or to sleep and be woken by them.
-fn next_batch(turn: usize, patience: &mut Patience, queue: &Queue) -> Option<Batch> {
-    if turn < BUSY {
+/// few messages, or to sleep and be woken by them. Where other writers wait, their turn is long enough for that.
+fn next_batch(turn: usize, patience: &mut Patience, world: World<'_>) -> Option<Batch> {
+    let queue = world.queue;
+    if turn < BUSY || world.is_crowded() {
         return queue.take();
     }
     let mut sealed = queue.take_sealed();

@@ -4,7 +4,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -15,12 +14,14 @@ use crate::sys::event::{Event, NO_EVENT, Poller};
 use crate::sys::fork;
 
 use super::connection::SOCKET;
+use super::crew::{Berth, Crew};
 use super::queue::{Queue, Refusal};
+use super::rota::Turns;
 use super::sender::{Next, Report, Sender};
 use super::world::{Counters, Settings, World};
 
 /// How long a thread waits that would spin without it.
-const BROKEN_PAUSE: Duration = Duration::from_millis(5);
+pub(super) const BROKEN_PAUSE: Duration = Duration::from_millis(5);
 
 /// What the handle and the thread share.
 pub(super) struct Shared {
@@ -33,7 +34,9 @@ pub(super) struct Shared {
     pub(super) socket: AtomicI32,
     pub(super) sender: Mutex<Sender>,
     pub(super) lifecycle: Lifecycle,
-    pub(super) thread: Mutex<Option<JoinHandle<()>>>,
+    /// Its place among those that threads of ours drive.
+    pub(super) berth: Mutex<Option<Berth>>,
+    pub(super) turns: Turns,
     pub(super) on_error: Option<ErrorHandler>,
     /// Losses that a flush has told of.
     pub(super) losses_told: AtomicU64,
@@ -49,7 +52,12 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn world(&self) -> World<'_> {
+        self.world_of(None)
+    }
+
+    fn world_of<'a>(&'a self, crew: Option<&'a Arc<Crew>>) -> World<'a> {
         World {
+            crew,
             path: &self.path,
             settings: &self.settings,
             queue: &self.queue,
@@ -96,10 +104,18 @@ impl Shared {
 
     /// The sender slept, and now there is a message.
     #[cold]
-    pub(super) fn rouse(&self) {
+    pub(super) fn rouse(self: &Arc<Self>) {
         let sent = self.sender.try_lock().is_some_and(|mut sender| sender.send_at_once(Instant::now(), self.world()));
         if !sent {
-            self.poller.wake();
+            self.ask_for_turn();
+        }
+    }
+
+    /// There is something to do for whoever drives the writer.
+    fn ask_for_turn(self: &Arc<Self>) {
+        match &*self.berth.lock() {
+            Some(berth) => berth.ask(self),
+            None => self.poller.wake(),
         }
     }
 
@@ -108,7 +124,7 @@ impl Shared {
         self.queue.account().abandoned.messages + self.counters.suspected_lost.load(Ordering::Relaxed)
     }
 
-    pub(super) fn wait_for_room(&self, len: usize, deadline: Option<Instant>) {
+    pub(super) fn wait_for_room(self: &Arc<Self>, len: usize, deadline: Option<Instant>) {
         if self.lifecycle.driver() == Driver::Host {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             self.drive(left);
@@ -117,17 +133,36 @@ impl Shared {
         }
     }
 
-    /// The body of the writer's thread.
-    pub(super) fn run(&self) {
-        let outcome = catch_unwind(AssertUnwindSafe(|| while self.drive(None) {}));
-        if outcome.is_err() {
-            self.queue.close();
-            self.lifecycle.finish(Ending::Panicked);
-        }
+    /// A turn that a thread of ours gives the writer, because of an event at its poller or without one. False when the
+    /// writer has come to rest.
+    pub(super) fn take_turn(self: &Arc<Self>, event: bool, crew: &Arc<Crew>) -> bool {
+        self.guard(|| {
+            let closed = event && self.look_for_close(Some(Duration::ZERO));
+            self.advance(closed, Some(crew))
+        })
+    }
+
+    fn guard(&self, turn: impl FnOnce() -> bool) -> bool {
+        catch_unwind(AssertUnwindSafe(turn)).unwrap_or_else(|_| {
+            self.panicked();
+            false
+        })
+    }
+
+    /// A bug of ours.
+    pub(super) fn panicked(&self) {
+        self.queue.close();
+        self.lifecycle.finish(Ending::Panicked);
     }
 
     /// Waits for something to happen and moves the sender on. False when the writer has come to rest.
-    pub(super) fn drive(&self, timeout: Option<Duration>) -> bool {
+    pub(super) fn drive(self: &Arc<Self>, timeout: Option<Duration>) -> bool {
+        let closed = self.look_for_close(timeout);
+        self.advance(closed, None)
+    }
+
+    /// Waits for something to happen. True if the socket's peer has gone.
+    fn look_for_close(&self, timeout: Option<Duration>) -> bool {
         let mut closed = false;
         let waited = self.poller.wait(&mut [NO_EVENT; 4], timeout, |event| {
             closed |= matches!(event, Event::Ready { key: SOCKET, closed: true });
@@ -136,10 +171,10 @@ impl Shared {
             // Somebody closed our descriptors: without this pause the loop would spin.
             std::thread::sleep(BROKEN_PAUSE);
         }
-        self.advance(closed)
+        closed
     }
 
-    fn advance(&self, closed: bool) -> bool {
+    fn advance(self: &Arc<Self>, closed: bool, crew: Option<&Arc<Crew>>) -> bool {
         let phase = self.lifecycle.phase();
         if phase == Phase::Stopped {
             self.poller.wake(); // others may wait there as well
@@ -147,13 +182,16 @@ impl Shared {
         }
         let (next, reports) = {
             let mut sender = self.sender.lock();
-            (sender.advance(Instant::now(), phase, closed, self.world()), self.gather(&mut sender))
+            (sender.advance(Instant::now(), phase, closed, self.world_of(crew)), self.gather(&mut sender))
         };
-        self.deliver(reports);
+        match crew {
+            Some(crew) if !reports.is_empty() => crew.while_away(|| self.deliver(reports)),
+            _ => self.deliver(reports),
+        }
         match next {
             Next::Wait => true,
             Next::Again => {
-                self.poller.wake();
+                self.ask_for_turn();
                 true
             }
             Next::Finished(ending) => {
@@ -199,7 +237,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn stop(&self, timeout: Duration) -> Result<()> {
+    pub(super) fn stop(self: &Arc<Self>, timeout: Duration) -> Result<()> {
         self.queue.close();
         match self.lifecycle.stop(timeout) {
             Stop::Over(ending) => {
@@ -207,16 +245,23 @@ impl Shared {
                 return Stop::over(ending);
             }
             Stop::Lead(Driver::Nobody) => self.give_up_undriven(),
-            Stop::Lead(Driver::Threads) | Stop::Follow(_) => self.poller.wake(),
+            // The caller need not wait for a thread that may be busy with other writers.
+            Stop::Lead(Driver::Threads) | Stop::Follow(Driver::Threads) => {
+                if self.guard(|| self.advance(false, None)) {
+                    self.ask_for_turn();
+                }
+            }
+            Stop::Follow(_) => self.poller.wake(),
             Stop::Lead(Driver::Host) => {
-                if self.advance(false) {
+                if self.advance(false, None) {
                     while self.drive(None) {}
                 }
             }
         }
         let result = self.lifecycle.wait_until_stopped();
-        if let Some(thread) = self.thread.lock().take() {
-            let _ = thread.join(); // it returns as soon as it sees the end; its panic would have been reported there
+        let berth = self.berth.lock().take();
+        if let Some(berth) = berth {
+            berth.leave();
         }
         self.await_delivery();
         result
@@ -252,6 +297,9 @@ impl Shared {
         let socket = self.socket.load(Ordering::Relaxed);
         if socket >= 0 {
             crate::sys::close_inherited(socket);
+        }
+        if let Some(Some(berth)) = self.berth.try_lock().as_deref() {
+            berth.leave_to_parent();
         }
         std::mem::forget(Arc::clone(self));
     }

@@ -1,11 +1,13 @@
 //! What the sender works with: the options that it needs, the queue, the poller, and what it counts beside the account.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::sys::event::Poller;
 
+use super::crew::Crew;
 use super::queue::Queue;
 
 /// What the sender needs to know of the options.
@@ -34,8 +36,10 @@ pub(crate) fn add(counter: &AtomicU64, count: u64) {
 }
 
 /// What the sender works with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) struct World<'a> {
+    /// The threads that drive this writer and others, if the caller is one of them.
+    pub(super) crew: Option<&'a Arc<Crew>>,
     pub(crate) path: &'a Path,
     pub(crate) settings: &'a Settings,
     pub(crate) queue: &'a Queue,
@@ -43,4 +47,19 @@ pub(crate) struct World<'a> {
     pub(crate) counters: &'a Counters,
     /// The number of the connection's descriptor, -1 if there is none: for those who ask without a lock.
     pub(crate) socket: &'a AtomicI32,
+}
+
+impl World<'_> {
+    /// Whether other writers wait for the thread that drives this one.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.crew.is_some_and(|crew| crew.is_crowded())
+    }
+
+    /// For what may take long: other writers do not wait for it.
+    pub(super) fn while_away<T>(&self, body: impl FnOnce() -> T) -> T {
+        match self.crew {
+            Some(crew) => crew.while_away(body),
+            None => body(),
+        }
+    }
 }

@@ -1,0 +1,310 @@
+/* Many writers in one process share few threads. No writer notices the others: not their blocked callbacks, not their
+   traffic, not their end. */
+#include "check.h"
+
+#define WRITERS 50
+
+/* As many threads as processors at most, and one more for each that is away in a callback. */
+static size_t processors(void)
+{
+    return (size_t)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+static void fifty_writers_keep_their_order(void)
+{
+    struct path path = in_scratch("s");
+    struct inbox inbox = INBOX;
+    udsipc_reader *reader = started_reader(path.text, &inbox);
+    udsipc_writer *writers[WRITERS];
+    for (uint32_t i = 0; i < WRITERS; i++)
+        writers[i] = started_writer(path.text);
+    for (uint32_t n = 0; n < 1000; n++) {
+        for (uint32_t i = 0; i < WRITERS; i++)
+            while (write_numbered(writers[i], i, n) == UDSIPC_ERR_BUFFER_FULL)
+                look_again_soon();
+    }
+    WAIT_UNTIL(inbox_count(&inbox) == WRITERS * 1000);
+    CHECK_INT(inbox.gaps, 0);
+    for (uint32_t i = 0; i < WRITERS; i++) {
+        CHECK_OK(udsipc_writer_stop(writers[i], PATIENCE_MS));
+        CHECK_INT(writer_metrics(writers[i]).sent, 1000);
+        udsipc_writer_free(writers[i]);
+    }
+    udsipc_reader_free(reader);
+}
+
+/* Without a reader in the process, whose pool has threads of its own, the count is exact. */
+static void a_hundred_idle_writers_are_no_more_threads_than_one(void)
+{
+    struct path path = in_scratch("s");
+    int listener = raw_listen(path.text);
+    size_t before = threads(), fds = open_fds();
+    udsipc_writer *writers[100];
+    int accepted[100];
+    for (uint32_t i = 0; i < 100; i++) {
+        writers[i] = started_writer(path.text);
+        accepted[i] = raw_accept(listener);
+    }
+    CHECK(threads() - before >= 1);
+    CHECK(threads() - before <= processors() + 2);
+    for (uint32_t i = 0; i < 100; i++) {
+        CHECK_INT(udsipc_writer_is_connected(writers[i]), 1);
+        CHECK_OK(udsipc_writer_stop(writers[i], PATIENCE_MS));
+        if (i < 99) CHECK(threads() - before >= 1);
+        close(accepted[i]);
+    }
+    CHECK_INT(threads(), before);
+    for (uint32_t i = 0; i < 100; i++)
+        udsipc_writer_free(writers[i]);
+    CHECK_INT(open_fds(), fds);
+    close(listener);
+}
+
+/* The threads go with the last writer, and come again with the next one. */
+static void the_last_stop_takes_the_threads_along(void)
+{
+    struct path path = in_scratch("s");
+    struct inbox inbox = INBOX;
+    udsipc_reader *reader = started_reader(path.text, &inbox);
+    for (uint32_t round = 0; round < 20; round++) {
+        udsipc_writer *first = started_writer(path.text);
+        udsipc_writer *second = started_writer(path.text);
+        CHECK_OK(write_numbered(first, 0, round));
+        CHECK_OK(udsipc_writer_stop(first, PATIENCE_MS));
+        CHECK_OK(write_numbered(second, 1, round));
+        CHECK_OK(udsipc_writer_stop(second, PATIENCE_MS));
+        udsipc_writer_free(first);
+        udsipc_writer_free(second);
+        WAIT_UNTIL(inbox_count(&inbox) == 2 * (round + 1));
+    }
+    CHECK_INT(inbox.gaps, 0);
+    udsipc_reader_free(reader);
+}
+
+struct away {
+    struct gate gate;
+    struct path path;
+    udsipc_writer *other;
+    struct inbox *inbox;
+    uint32_t written;
+};
+
+static void block_at_gate(int32_t status, int32_t os_errno, const char *context, void *userdata)
+{
+    (void)status, (void)os_errno, (void)context;
+    gate_pass(&((struct away *)userdata)->gate);
+}
+
+/* Of three writers, two are blocked in their error callbacks for as long as it takes. The third one sends, is stopped,
+   and a fourth one starts, sends and stops. */
+static void a_blocked_error_callback_delays_its_own_writer_only(void)
+{
+    struct path path = in_scratch("s"), nobody = in_scratch("nobody");
+    struct inbox inbox = INBOX;
+    struct away away = {.gate = GATE};
+    udsipc_writer *blocked[2];
+    for (size_t i = 0; i < 2; i++) {
+        udsipc_writer_options *options = udsipc_writer_options_new();
+        CHECK_OK(udsipc_writer_options_set_error_callback(options, block_at_gate, &away));
+        CHECK_OK(udsipc_writer_new(nobody.text, options, &blocked[i]));
+        udsipc_writer_options_free(options);
+        CHECK_OK(udsipc_writer_start(blocked[i]));
+    }
+    WAIT_UNTIL(gate_arrived(&away.gate) == 2);
+    udsipc_reader *reader = started_reader(path.text, &inbox);
+    for (uint32_t i = 0; i < 2; i++) {
+        udsipc_writer *writer = started_writer(path.text);
+        for (uint32_t n = 0; n < 5000; n++)
+            CHECK_OK(write_numbered(writer, i, n));
+        CHECK_OK(udsipc_writer_flush(writer, PATIENCE_MS));
+        CHECK_OK(udsipc_writer_stop(writer, PATIENCE_MS));
+        udsipc_writer_free(writer);
+    }
+    CHECK_INT(inbox_count(&inbox), 10000);
+    CHECK_INT(inbox.gaps, 0);
+    gate_open(&away.gate);
+    for (size_t i = 0; i < 2; i++) {
+        CHECK_OK(udsipc_writer_stop(blocked[i], PATIENCE_MS));
+        udsipc_writer_free(blocked[i]);
+    }
+    udsipc_reader_free(reader);
+}
+
+/* In the callback of one writer all of another one's life can pass. */
+static void live_and_die(int32_t status, int32_t os_errno, const char *context, void *userdata)
+{
+    (void)status, (void)os_errno, (void)context;
+    struct away *away = (struct away *)userdata;
+    if (away->written > 0) return;
+    CHECK_OK(udsipc_writer_flush(away->other, PATIENCE_MS));
+    CHECK_OK(udsipc_writer_stop(away->other, PATIENCE_MS));
+    udsipc_writer *writer = started_writer(away->path.text);
+    for (uint32_t n = 0; n < 100; n++)
+        CHECK_OK(write_numbered(writer, 1, n));
+    CHECK_OK(udsipc_writer_flush(writer, PATIENCE_MS));
+    CHECK_OK(udsipc_writer_stop(writer, PATIENCE_MS));
+    udsipc_writer_free(writer);
+    away->written = 100;
+    gate_pass(&away->gate);
+}
+
+static void a_callback_may_do_anything_with_other_writers(void)
+{
+    struct path nobody = in_scratch("nobody");
+    struct inbox inbox = INBOX;
+    struct away away = {.gate = GATE, .path = in_scratch("s"), .inbox = &inbox};
+    gate_open(&away.gate);
+    udsipc_reader *reader = started_reader(away.path.text, &inbox);
+    away.other = started_writer(away.path.text);
+    for (uint32_t n = 0; n < 100; n++)
+        CHECK_OK(write_numbered(away.other, 0, n));
+    udsipc_writer_options *options = udsipc_writer_options_new();
+    CHECK_OK(udsipc_writer_options_set_error_callback(options, live_and_die, &away));
+    udsipc_writer *writer = NULL;
+    CHECK_OK(udsipc_writer_new(nobody.text, options, &writer));
+    udsipc_writer_options_free(options);
+    CHECK_OK(udsipc_writer_start(writer));
+    WAIT_UNTIL(gate_arrived(&away.gate) == 1);
+    WAIT_UNTIL(inbox_count(&inbox) == 200);
+    CHECK_INT(inbox.gaps, 0);
+    CHECK_OK(udsipc_writer_stop(writer, PATIENCE_MS));
+    udsipc_writer_free(writer);
+    udsipc_writer_free(away.other);
+    udsipc_reader_free(reader);
+}
+
+/* A stop keeps its time however busy the threads are with others. */
+static void a_stop_does_not_wait_for_busy_writers(void)
+{
+    struct path path = in_scratch("s"), nobody = in_scratch("nobody");
+    struct inbox inbox = INBOX;
+    udsipc_reader *reader = started_reader(path.text, &inbox);
+    udsipc_writer *busy[20];
+    uint32_t written[20] = {0};
+    for (uint32_t i = 0; i < 20; i++)
+        busy[i] = started_writer(path.text);
+    for (uint32_t round = 0; round < 20; round++) {
+        for (uint32_t i = 0; i < 20; i++)
+            while (write_numbered(busy[i], i, written[i]) == UDSIPC_OK)
+                if (++written[i] % 500 == 0) break;
+        udsipc_writer *writer = started_writer(nobody.text);
+        CHECK_OK(udsipc_write_message(writer, "x", 1));
+        uint64_t before = now_ms();
+        CHECK_STATUS(udsipc_writer_stop(writer, 0), UDSIPC_ERR_TIMEOUT);
+        if (!UNDER_CHECKER) CHECK(now_ms() - before <= 100);
+        CHECK_INT(writer_metrics(writer).abandoned, 1);
+        udsipc_writer_free(writer);
+    }
+    uint64_t all = 0;
+    for (uint32_t i = 0; i < 20; i++) {
+        CHECK_OK(udsipc_writer_stop(busy[i], PATIENCE_MS));
+        udsipc_writer_free(busy[i]);
+        all += written[i];
+    }
+    WAIT_UNTIL(inbox_count(&inbox) == all);
+    CHECK_INT(inbox.gaps, 0);
+    udsipc_reader_free(reader);
+}
+
+/* ---- starting and stopping from many threads ---- */
+
+static void *come_and_go(void *argument)
+{
+    const struct path *path = (const struct path *)argument;
+    for (int round = 0; round < 50; round++) {
+        udsipc_writer *writer = started_writer(path->text);
+        CHECK_OK(udsipc_write_message(writer, "x", 1));
+        CHECK_OK(udsipc_writer_stop(writer, PATIENCE_MS));
+        CHECK_INT(writer_metrics(writer).sent, 1);
+        udsipc_writer_free(writer);
+    }
+    return NULL;
+}
+
+static int32_t count_one(const uint8_t *data, size_t len, const udsipc_connection *connection, void *userdata)
+{
+    (void)data, (void)len, (void)connection;
+    atomic_fetch_add((atomic_uint *)userdata, 1);
+    return 0;
+}
+
+static void writers_come_and_go_in_eight_threads(void)
+{
+    struct path path = in_scratch("s");
+    static atomic_uint received;
+    udsipc_reader *reader = NULL;
+    CHECK_OK(udsipc_reader_new(path.text, count_one, &received, NULL, &reader));
+    CHECK_OK(udsipc_reader_start(reader));
+    pthread_t all[8];
+    for (size_t i = 0; i < 8; i++)
+        CHECK(pthread_create(&all[i], NULL, come_and_go, &path) == 0);
+    for (size_t i = 0; i < 8; i++)
+        pthread_join(all[i], NULL);
+    WAIT_UNTIL(atomic_load(&received) == 8 * 50);
+    udsipc_reader_free(reader);
+}
+
+/* ---- fork ---- */
+
+struct inheritance {
+    udsipc_writer *writers[3];
+    size_t fds;
+    struct path path;
+};
+
+/* In the child: the last of the inherited writers that is freed closes what they shared, and new writers have threads of
+   their own. */
+static void free_in_child(void *argument)
+{
+    struct inheritance *inherited = (struct inheritance *)argument;
+    for (size_t i = 0; i < 3; i++)
+        udsipc_writer_free(inherited->writers[i]);
+    CHECK_INT(open_fds(), inherited->fds);
+    for (uint32_t i = 1; i < 3; i++) {
+        udsipc_writer *writer = started_writer(inherited->path.text);
+        CHECK_OK(write_numbered(writer, i, 0));
+        CHECK_OK(udsipc_writer_flush(writer, PATIENCE_MS));
+        udsipc_writer_free(writer);
+    }
+    CHECK_INT(open_fds(), inherited->fds);
+}
+
+static void a_forked_child_has_threads_of_its_own(void)
+{
+    struct inbox inbox = INBOX;
+    struct inheritance inherited = {.path = in_scratch("s")};
+    udsipc_reader *reader = started_reader(inherited.path.text, &inbox);
+    /* The child keeps its copies of the reader's descriptors: it does not free that. */
+    inherited.fds = open_fds();
+    for (size_t i = 0; i < 3; i++)
+        inherited.writers[i] = started_writer(inherited.path.text);
+    for (size_t i = 0; i < 3; i++)
+        WAIT_UNTIL(udsipc_writer_is_connected(inherited.writers[i]));
+    WAIT_UNTIL(reader_metrics(reader).connections == 3);
+    inherited.fds += 3; /* and of the connections on the reader's side */
+    join_child(start_child(free_in_child, &inherited));
+    WAIT_UNTIL(inbox_count(&inbox) == 2);
+    for (uint32_t i = 0; i < 3; i++) {
+        CHECK_OK(write_numbered(inherited.writers[i], 10 + i, 0));
+        CHECK_OK(udsipc_writer_stop(inherited.writers[i], PATIENCE_MS));
+        udsipc_writer_free(inherited.writers[i]);
+    }
+    WAIT_UNTIL(inbox_count(&inbox) == 5);
+    udsipc_reader_free(reader);
+}
+
+static const struct scenario scenarios[] = {
+    SCENARIO(fifty_writers_keep_their_order),
+    SCENARIO(a_hundred_idle_writers_are_no_more_threads_than_one),
+    SCENARIO(the_last_stop_takes_the_threads_along),
+    SCENARIO(a_blocked_error_callback_delays_its_own_writer_only),
+    SCENARIO(a_callback_may_do_anything_with_other_writers),
+    SCENARIO(a_stop_does_not_wait_for_busy_writers),
+    SCENARIO(writers_come_and_go_in_eight_threads),
+    SCENARIO(a_forked_child_has_threads_of_its_own),
+};
+
+int main(int argc, char **argv)
+{
+    return RUN_SCENARIOS(argc, argv, scenarios);
+}

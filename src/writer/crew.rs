@@ -1,0 +1,317 @@
+//! The threads that drive all started writers of the process.
+//!
+//! One thread can send for a thousand writers: sending never blocks. So there is one; a second one when the first is away
+//! for what may block, an error callback or a file system, and there are other writers; and as many as there are processors
+//! while there is work for them. The last writer that stops takes the threads with it.
+//!
+//! The crew is to a writer what an event loop of the host would be: it watches the same descriptor, and drives the writer
+//! when that is readable. A message that finds the sender asleep takes a shorter way, straight into the [`Rota`].
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::sys::event::{Event, Interest, Key, NO_EVENT, Poller};
+use crate::sys::{self, fork, thread};
+
+use super::rota::{Asked, Help, Next, Rota};
+use super::shared::{BROKEN_PAUSE, Shared};
+
+/// A thread that is one too many leaves when it has had nothing to do for this long.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How many events a thread takes at a time.
+const EVENTS: usize = 64;
+/// After so many turns a busy thread looks what has happened.
+const TURNS: u32 = 16;
+
+/// The crew that new writers join.
+static CURRENT: Mutex<Weak<Crew>> = Mutex::new(Weak::new());
+/// How often it is looked for while somebody else is at it. In a child of `fork` that may be for ever: a thread of its
+/// parent that does not exist there.
+const LOOKS: u32 = 100;
+const LOOK_STEP: Duration = Duration::from_micros(100);
+
+/// A writer, and its key in the crew's poller.
+type Task = (Key, Arc<Shared>);
+
+pub(super) struct Crew {
+    poller: Poller,
+    rota: Rota<Task>,
+    roster: Mutex<Roster>,
+    /// Held while threads are joined, so that whoever comes second waits for them as well.
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// How many berths there are: in a forked child, where no lock can be trusted, the last one closes the descriptors.
+    berths: AtomicU32,
+    fork: fork::Token,
+}
+
+#[derive(Default)]
+struct Roster {
+    writers: HashMap<Key, Arc<Shared>>,
+    last_key: Key,
+    /// The last writer has left, and the threads are leaving.
+    closed: bool,
+}
+
+/// A writer's place in the crew.
+pub(super) struct Berth {
+    crew: Arc<Crew>,
+    key: Key,
+}
+
+impl Berth {
+    /// Makes `shared` one of those that are driven.
+    pub(super) fn find(shared: &Arc<Shared>) -> Result<Berth> {
+        let mut looks = 0..LOOKS;
+        let mut current = loop {
+            match CURRENT.try_lock() {
+                Some(current) => break current,
+                None if looks.next().is_none() => return Crew::new()?.enlist_first(shared), // one of its own will do
+                None => std::thread::sleep(LOOK_STEP),
+            }
+        };
+        if let Some(crew) = current.upgrade().filter(|crew| crew.fork.is_current())
+            && let Some(berth) = crew.enlist(shared)?
+        {
+            return Ok(berth);
+        }
+        let crew = Crew::new()?;
+        *current = Arc::downgrade(&crew);
+        crew.enlist_first(shared)
+    }
+
+    /// The writer has something to do.
+    pub(super) fn ask(&self, shared: &Arc<Shared>) {
+        if shared.turns.ask(Asked::WORK) {
+            self.crew.help(self.crew.rota.add((self.key, Arc::clone(shared))));
+        }
+    }
+
+    /// The writer has come to its end. With the last one the threads end as well, and are waited for.
+    pub(super) fn leave(self) {
+        if self.crew.dismiss(self.key) {
+            self.crew.join_threads();
+        }
+    }
+
+    /// In a forked child: the last one closes the descriptors. The berth must not be dropped there.
+    pub(super) fn leave_to_parent(&self) {
+        if self.crew.berths.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.crew.poller.raw_fds().into_iter().for_each(sys::close_inherited);
+        }
+    }
+}
+
+impl Drop for Berth {
+    fn drop(&mut self) {
+        self.crew.berths.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Crew {
+    fn new() -> Result<Arc<Crew>> {
+        let resources = |source| Error::from_os("descriptors for the writers' event loop", source);
+        let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
+        Ok(Arc::new(Crew {
+            poller: Poller::new().map_err(resources)?,
+            rota: Rota::new(u32::try_from(processors).unwrap_or(u32::MAX)),
+            roster: Mutex::default(),
+            threads: Mutex::default(),
+            berths: AtomicU32::new(0),
+            fork: fork::Token::of_this_process().map_err(resources)?,
+        }))
+    }
+
+    fn enlist_first(self: &Arc<Self>, shared: &Arc<Shared>) -> Result<Berth> {
+        self.enlist(shared)?.ok_or(Error::Stopped) // a new crew is not closed
+    }
+
+    /// `None`: this crew has come to its end.
+    fn enlist(self: &Arc<Self>, shared: &Arc<Shared>) -> Result<Option<Berth>> {
+        let mut roster = self.roster.lock();
+        if roster.closed {
+            return Ok(None);
+        }
+        roster.writers.try_reserve(1).map_err(no_memory)?;
+        self.rota.make_room(roster.writers.len() + 1).map_err(no_memory)?;
+        roster.last_key += 1;
+        let key = roster.last_key;
+        self.poller
+            .add(shared.poller.as_fd(), key, Interest::READABLE_ONCE)
+            .map_err(|source| Error::from_os("a place in the writers' event loop", source))?;
+        if let Err(source) = self.try_help(self.rota.man()) {
+            let _ = self.poller.remove(shared.poller.as_fd());
+            return Err(Error::from_os("a thread for the writer", source));
+        }
+        roster.writers.insert(key, Arc::clone(shared));
+        self.berths.fetch_add(1, Ordering::Relaxed);
+        Ok(Some(Berth { crew: Arc::clone(self), key }))
+    }
+
+    /// A writer has come to its end. True: it was the last one.
+    fn dismiss(&self, key: Key) -> bool {
+        let mut roster = self.roster.lock();
+        if let Some(shared) = roster.writers.remove(&key) {
+            let _ = self.poller.remove(shared.poller.as_fd());
+        }
+        if roster.writers.is_empty() {
+            roster.closed = true;
+            self.rota.close();
+            self.poller.wake();
+        }
+        roster.closed
+    }
+
+    fn join_threads(&self) {
+        let me = std::thread::current().id();
+        let mut threads = self.threads.lock();
+        for thread in threads.drain(..).filter(|thread| thread.thread().id() != me) {
+            let _ = thread.join();
+        }
+    }
+
+    fn help(self: &Arc<Self>, help: Help) {
+        // No thread to be had now: those that are there do the work alone.
+        let _ = self.try_help(help);
+    }
+
+    fn try_help(self: &Arc<Self>, help: Help) -> std::io::Result<()> {
+        match help {
+            Help::Nobody => Ok(()),
+            Help::Wake => {
+                self.poller.wake();
+                Ok(())
+            }
+            Help::Start => self.start_thread().inspect_err(|_| self.rota.is_one_less()),
+        }
+    }
+
+    fn start_thread(self: &Arc<Self>) -> std::io::Result<()> {
+        let crew = Arc::clone(self);
+        let handle = thread::spawn("udsipc-writer", move || crew.work())?;
+        let mut threads = self.threads.lock();
+        let finished: Vec<_> = threads.extract_if(.., |thread| thread.is_finished()).collect();
+        threads.push(handle);
+        drop(threads);
+        // Joined, which takes a moment, and not let go: when the last stop returns, all of them are really gone.
+        for thread in finished {
+            let _ = thread.join();
+        }
+        Ok(())
+    }
+
+    /// The body of each thread.
+    fn work(self: &Arc<Self>) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.serve_until_closed()));
+        if outcome.is_err() {
+            self.give_up();
+        }
+        self.poller.wake(); // others may wait there as well
+    }
+
+    fn serve_until_closed(self: &Arc<Self>) {
+        let mut turns = 0;
+        loop {
+            match self.rota.next() {
+                Next::Serve(task, help) => {
+                    self.help(help);
+                    self.serve(task);
+                    turns = (turns + 1) % TURNS;
+                    if turns == 0 {
+                        self.look(Some(Duration::ZERO), |_| self.rota.heard());
+                    }
+                }
+                Next::Sleep { spare } => {
+                    let mut stays = true;
+                    self.look(spare.then_some(PATIENCE), |events| stays = self.rota.woke_up(events == 0));
+                    if !stays {
+                        return;
+                    }
+                }
+                Next::Leave => return,
+            }
+        }
+    }
+
+    fn serve(self: &Arc<Self>, (key, shared): Task) {
+        let asked = shared.turns.begin();
+        if !shared.take_turn(asked.is_event(), self) {
+            self.dismiss(key);
+            return; // the turn never ends, so it is not asked for another one
+        }
+        if asked.is_event() {
+            let _ = self.poller.modify(shared.poller.as_fd(), key, Interest::READABLE_ONCE);
+        }
+        if shared.turns.end() {
+            self.rota.add_own((key, shared));
+        }
+    }
+
+    /// Waits for events up to `timeout` and notes them. `woke_up` is called first, with their number.
+    fn look(&self, timeout: Option<Duration>, woke_up: impl FnOnce(usize)) {
+        let mut keys = [None; EVENTS];
+        let mut count = 0;
+        let waited = self.poller.wait(&mut [NO_EVENT; EVENTS], timeout, |event| {
+            if let Event::Ready { key, .. } = event {
+                keys[count] = Some(key);
+            }
+            count += 1;
+        });
+        if waited.is_err() {
+            // Somebody closed our descriptors. Each writer looks for itself now and then.
+            std::thread::sleep(BROKEN_PAUSE);
+            count = 1;
+        }
+        woke_up(count);
+        let roster = self.roster.lock();
+        let told = keys.into_iter().flatten().filter_map(|key| roster.writers.get_key_value(&key));
+        told.for_each(|writer| self.note_event(writer));
+        if waited.is_err() {
+            roster.writers.iter().for_each(|writer| self.note_event(writer));
+        }
+    }
+
+    fn note_event(&self, (key, shared): (&Key, &Arc<Shared>)) {
+        if shared.turns.ask(Asked::EVENT) {
+            self.rota.add_own((*key, Arc::clone(shared)));
+        }
+    }
+
+    /// Runs what may block: the other writers must not wait for it.
+    pub(super) fn while_away<T>(self: &Arc<Self>, body: impl FnOnce() -> T) -> T {
+        let help = {
+            let roster = self.roster.lock(); // so that none is enlisted in between
+            self.rota.step_aside(roster.writers.len() > 1)
+        };
+        self.help(help);
+        let result = body();
+        self.rota.step_back();
+        result
+    }
+
+    /// Whether other writers wait for a turn.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.rota.is_crowded()
+    }
+
+    /// A bug of ours: nothing more is sent, and every stop says so.
+    fn give_up(&self) {
+        let writers = {
+            let mut roster = self.roster.lock();
+            roster.closed = true;
+            std::mem::take(&mut roster.writers)
+        };
+        self.rota.close();
+        writers.into_values().for_each(|shared| shared.panicked());
+    }
+}
+
+fn no_memory(_: std::collections::TryReserveError) -> Error {
+    Error::NoResources { action: "memory for one more writer".into(), source: std::io::ErrorKind::OutOfMemory.into() }
+}

@@ -1,0 +1,323 @@
+//! Whose turn it is: tasks that have something to do, and the few threads that do it.
+//!
+//! A task waits here once or not at all, and is with one thread at a time. What is asked of it meanwhile is not forgotten:
+//! it gets another turn.
+
+use std::collections::{TryReserveError, VecDeque};
+
+use crate::sync::{AtomicU8, Mutex, Ordering};
+
+/// What is asked of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Asked(u8);
+
+impl Asked {
+    /// There is something to do.
+    pub(super) const WORK: Asked = Asked(1);
+    /// An event has been told, which is not told again before it is asked for.
+    pub(super) const EVENT: Asked = Asked(2);
+
+    pub(super) fn is_event(self) -> bool {
+        self.0 & Asked::EVENT.0 != 0
+    }
+}
+
+/// So many threads stay although there is nothing to do: starting the second one again and again costs more.
+const KEPT: u32 = 2;
+
+/// A thread has the task.
+const TAKEN: u8 = 4;
+
+/// Where a task stands: free, waiting for its turn, or having it.
+#[derive(Debug, Default)]
+pub(super) struct Turns(AtomicU8);
+
+impl Turns {
+    /// Asks for a turn. True: the caller must put the task into the rota.
+    pub(super) fn ask(&self, what: Asked) -> bool {
+        self.0.fetch_or(what.0, Ordering::AcqRel) == 0
+    }
+
+    /// A thread has got the task from the rota, and is told what for.
+    pub(super) fn begin(&self) -> Asked {
+        Asked(self.0.swap(TAKEN, Ordering::AcqRel))
+    }
+
+    /// The turn is over. True: more has been asked, and the caller must put the task into the rota again.
+    pub(super) fn end(&self) -> bool {
+        self.0.fetch_and(!TAKEN, Ordering::AcqRel) != TAKEN
+    }
+}
+
+/// Who else is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Help {
+    Nobody,
+    /// Wake a thread that sleeps.
+    Wake,
+    /// Start a thread; it counts already. [`Rota::is_one_less`] if there is none to be had.
+    Start,
+}
+
+/// What a thread that wants work is to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next<T> {
+    Serve(T, Help),
+    /// Wait for an event, and then call [`Rota::woke_up`]: the thread counts as asleep.
+    Sleep {
+        /// There are enough others: do not wait for ever.
+        spare: bool,
+    },
+    /// All is over.
+    Leave,
+}
+
+#[derive(Debug)]
+pub(super) struct Rota<T>(Mutex<State<T>>);
+
+#[derive(Debug)]
+struct State<T> {
+    waiting: VecDeque<T>,
+    total: u32,
+    /// Threads that wait for an event.
+    asleep: u32,
+    /// Threads that are in a callback, which may take long.
+    away: u32,
+    /// One of those asleep has been called and has not come yet. One call is enough: it sees what more there is.
+    called: bool,
+    /// How many may work at the same time.
+    most: u32,
+    closed: bool,
+}
+
+impl<T> Rota<T> {
+    pub(super) fn new(most: u32) -> Rota<T> {
+        let waiting = VecDeque::new();
+        Rota(Mutex::new(State { waiting, total: 0, asleep: 0, away: 0, called: false, most, closed: false }))
+    }
+
+    /// Makes sure that so many tasks can wait: where they are added there is nobody to be told that memory is short.
+    pub(super) fn make_room(&self, tasks: usize) -> Result<(), TryReserveError> {
+        let mut state = self.0.lock();
+        let more = tasks.saturating_sub(state.waiting.len());
+        state.waiting.try_reserve(more)
+    }
+
+    /// Somebody outside has work.
+    pub(super) fn add(&self, task: T) -> Help {
+        let mut state = self.0.lock();
+        state.add(task);
+        state.call_one()
+    }
+
+    /// A thread has work, and comes for it itself.
+    pub(super) fn add_own(&self, task: T) {
+        self.0.lock().add(task);
+    }
+
+    pub(super) fn next(&self) -> Next<T> {
+        let mut state = self.0.lock();
+        if state.closed {
+            return Next::Leave;
+        }
+        match state.waiting.pop_front() {
+            Some(task) => Next::Serve(task, state.share()),
+            None => {
+                state.asleep += 1;
+                Next::Sleep { spare: state.has_spare() }
+            }
+        }
+    }
+
+    /// A thread is awake again. False: nothing came, others are there, and it leaves.
+    pub(super) fn woke_up(&self, nothing_came: bool) -> bool {
+        let mut state = self.0.lock();
+        state.asleep -= 1;
+        state.called = false;
+        let leaves = nothing_came && state.waiting.is_empty() && state.has_spare();
+        state.total -= u32::from(leaves);
+        !leaves
+    }
+
+    /// A thread that works has looked for events: a call that was meant for one that sleeps may have come to it.
+    pub(super) fn heard(&self) {
+        self.0.lock().called = false;
+    }
+
+    /// The calling thread is about to be away. With other tasks than its own there must be another one.
+    pub(super) fn step_aside(&self, others: bool) -> Help {
+        let mut state = self.0.lock();
+        state.away += 1;
+        if others { state.man() } else { Help::Nobody }
+    }
+
+    pub(super) fn step_back(&self) {
+        self.0.lock().away -= 1;
+    }
+
+    /// There must be a thread that is not away.
+    pub(super) fn man(&self) -> Help {
+        self.0.lock().man()
+    }
+
+    /// A thread could not be started, or is gone.
+    pub(super) fn is_one_less(&self) {
+        self.0.lock().total -= 1;
+    }
+
+    /// Whether somebody waits for a turn.
+    pub(super) fn is_crowded(&self) -> bool {
+        !self.0.lock().waiting.is_empty()
+    }
+
+    /// All threads leave, after their present turn.
+    pub(super) fn close(&self) {
+        let mut state = self.0.lock();
+        state.closed = true;
+        state.waiting = VecDeque::new();
+    }
+}
+
+impl<T> State<T> {
+    fn add(&mut self, task: T) {
+        if !self.closed {
+            self.waiting.push_back(task);
+        }
+    }
+
+    fn has_spare(&self) -> bool {
+        self.total - self.away > KEPT
+    }
+
+    fn active(&self) -> u32 {
+        self.total - self.away - self.asleep
+    }
+
+    /// Wakes a thread for what waits, unless enough of them work: those come by themselves.
+    fn call_one(&mut self) -> Help {
+        if self.waiting.is_empty() || self.asleep == 0 || self.called || self.active() >= self.most {
+            return Help::Nobody;
+        }
+        self.called = true;
+        Help::Wake
+    }
+
+    /// A thread is busy from now on, and more waits.
+    fn share(&mut self) -> Help {
+        if self.waiting.is_empty() || self.asleep > 0 || self.active() >= self.most {
+            return self.call_one();
+        }
+        self.total += 1;
+        Help::Start
+    }
+
+    fn man(&mut self) -> Help {
+        if self.total > self.away {
+            return self.call_one();
+        }
+        self.total += 1;
+        Help::Start
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// A rota of so many threads, none of which has come for work yet.
+    fn rota_with(threads: u32, most: u32) -> Rota<u32> {
+        let rota = Rota::new(most);
+        assert_eq!(rota.man(), Help::Start);
+        for _ in 1..threads {
+            rota.0.lock().total += 1;
+        }
+        rota
+    }
+
+    fn sleeps(rota: &Rota<u32>) -> bool {
+        match rota.next() {
+            Next::Sleep { spare } => spare,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_task_waits_once_and_what_is_asked_in_its_turn_gives_it_another() {
+        let turns = Turns::default();
+        assert!(turns.ask(Asked::WORK));
+        assert!(!turns.ask(Asked::EVENT), "it waits already");
+        assert!(turns.begin().is_event());
+        assert!(!turns.end());
+        assert!(turns.ask(Asked::WORK));
+        assert!(!turns.begin().is_event());
+        assert!(!turns.ask(Asked::WORK), "a thread has it");
+        assert!(turns.end(), "another turn");
+        turns.begin();
+        assert!(!turns.end());
+    }
+
+    #[test]
+    fn one_thread_that_sleeps_is_called_once() {
+        let rota = rota_with(1, 2);
+        assert!(!sleeps(&rota));
+        assert_eq!(rota.add(1), Help::Wake);
+        assert_eq!(rota.add(2), Help::Nobody, "it has been called");
+        assert!(rota.woke_up(false));
+        assert_eq!(rota.next(), Next::Serve(1, Help::Start));
+        assert_eq!(rota.next(), Next::Serve(2, Help::Nobody));
+        assert_eq!(rota.add(3), Help::Nobody, "both work, and come by themselves");
+    }
+
+    #[test]
+    fn no_more_threads_than_may_work_are_called_or_started() {
+        let rota = rota_with(2, 1);
+        rota.add_own(1);
+        rota.add_own(2);
+        rota.0.lock().asleep = 1;
+        assert_eq!(rota.next(), Next::Serve(1, Help::Nobody));
+        assert_eq!(rota.add(3), Help::Nobody, "one works");
+    }
+
+    #[test]
+    fn who_is_away_is_replaced_if_there_are_others_to_serve() {
+        let rota = rota_with(1, 1);
+        assert_eq!(rota.step_aside(false), Help::Nobody);
+        rota.step_back();
+        assert_eq!(rota.step_aside(true), Help::Start);
+        assert_eq!(rota.man(), Help::Nobody);
+        rota.is_one_less();
+        assert_eq!(rota.man(), Help::Start, "it could not be started before");
+    }
+
+    #[test]
+    fn a_call_that_a_busy_thread_has_heard_can_be_made_again() {
+        let rota = rota_with(2, 2);
+        sleeps(&rota);
+        assert_eq!(rota.add(1), Help::Wake);
+        rota.heard();
+        assert_eq!(rota.add(2), Help::Wake);
+    }
+
+    #[test]
+    fn spare_threads_leave_and_two_stay() {
+        let rota = rota_with(4, 4);
+        assert!(sleeps(&rota));
+        assert!(rota.woke_up(false), "something came");
+        sleeps(&rota);
+        sleeps(&rota);
+        assert!(!rota.woke_up(true));
+        assert!(!rota.woke_up(true));
+        assert!(!sleeps(&rota), "two are left");
+        assert!(rota.woke_up(true));
+    }
+
+    #[test]
+    fn nothing_waits_in_a_closed_rota() {
+        let rota = rota_with(1, 1);
+        rota.add_own(1);
+        rota.close();
+        assert_eq!(rota.add(2), Help::Nobody);
+        assert!(!rota.is_crowded());
+        assert_eq!(rota.next(), Next::Leave);
+    }
+}
