@@ -115,6 +115,10 @@ program! { crew from "ffi-tests/c/crew.c" as "c11", crate::silent:
     a_stop_does_not_wait_for_busy_writers
     writers_come_and_go_in_eight_threads
     a_forked_child_has_threads_of_its_own
+    regress_free_while_a_thread_starts
+    regress_nothing_happens_after_stop
+    regress_the_first_ending_is_the_one_that_is_told
+    regress_a_stop_does_not_wait_for_the_callback_of_another
 }
 
 program! { threads from "ffi-tests/c/threads.c" as "c11", crate::silent:

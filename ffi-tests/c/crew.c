@@ -293,6 +293,138 @@ static void a_forked_child_has_threads_of_its_own(void)
     udsipc_reader_free(reader);
 }
 
+/* ---- what a review found ---- */
+
+/* The last free waited for a thread that waited for a lock of the one that freed. */
+static void regress_free_while_a_thread_starts(void)
+{
+    struct path path = in_scratch("s");
+    int listener = raw_listen(path.text);
+    fcntl(listener, F_SETFL, O_NONBLOCK);
+    uint64_t end = now_ms() + 1500;
+    for (unsigned round = 0; now_ms() < end; round++) {
+        udsipc_writer *writers[3];
+        for (size_t i = 0; i < 3; i++)
+            writers[i] = started_writer(path.text);
+        for (size_t i = 0; i < 9; i++)
+            udsipc_write_message(writers[i / 3], "x", 1);
+        for (size_t i = 0; i < 3; i++)
+            udsipc_writer_free(writers[i]);
+        for (int accepted; (accepted = accept(listener, NULL, NULL)) >= 0;)
+            close(accepted);
+    }
+    close(listener);
+}
+
+struct ended {
+    udsipc_writer *writer;
+    atomic_bool stopped, quit;
+    atomic_uint late;
+};
+
+static void note_late(int32_t status, int32_t os_errno, const char *context, void *userdata)
+{
+    (void)status, (void)os_errno, (void)context;
+    struct ended *ended = (struct ended *)userdata;
+    if (atomic_load(&ended->stopped)) atomic_fetch_add(&ended->late, 1);
+}
+
+static void *flush_again_and_again(void *argument)
+{
+    struct ended *ended = (struct ended *)argument;
+    while (!atomic_load(&ended->quit))
+        udsipc_writer_flush(ended->writer, 0);
+    return NULL;
+}
+
+/* A thread that knew that the writer ran, and waited for its turn while it was stopped, dialled again and reported. */
+static void regress_nothing_happens_after_stop(void)
+{
+    struct path nobody = in_scratch("nobody");
+    udsipc_writer *other = started_writer(nobody.text);
+    uint64_t end = now_ms() + 1500;
+    for (unsigned round = 0; now_ms() < end; round++) {
+        struct ended ended = {0};
+        udsipc_writer_options *options = udsipc_writer_options_new();
+        CHECK_OK(udsipc_writer_options_set_error_callback(options, note_late, &ended));
+        CHECK_OK(udsipc_writer_options_set_max_backoff_ms(options, 1));
+        CHECK_OK(udsipc_writer_new(nobody.text, options, &ended.writer));
+        udsipc_writer_options_free(options);
+        CHECK_OK(udsipc_write_message(ended.writer, "x", 1));
+        pthread_t flushing[3];
+        for (size_t i = 0; i < 3; i++)
+            CHECK(pthread_create(&flushing[i], NULL, flush_again_and_again, &ended) == 0);
+        CHECK_OK(udsipc_writer_start(ended.writer));
+        usleep(500 + round * 37 % 2000);
+        CHECK_STATUS(udsipc_writer_stop(ended.writer, 0), UDSIPC_ERR_TIMEOUT);
+        atomic_store(&ended.stopped, true);
+        uint64_t dials = writer_metrics(ended.writer).connect_failures;
+        usleep(1500);
+        CHECK_INT(writer_metrics(ended.writer).connect_failures, dials);
+        atomic_store(&ended.quit, true);
+        for (size_t i = 0; i < 3; i++)
+            pthread_join(flushing[i], NULL);
+        CHECK_INT(atomic_load(&ended.late), 0);
+        udsipc_writer_free(ended.writer);
+    }
+    udsipc_writer_free(other);
+}
+
+static void take_long_over_a_drain(int32_t status, int32_t os_errno, const char *context, void *userdata)
+{
+    (void)status, (void)os_errno, (void)userdata;
+    if (strstr(context, "drain") != NULL) usleep(60000);
+}
+
+/* While the stop reported what it had given up, another thread found nothing left, and its answer was told. */
+static void regress_the_first_ending_is_the_one_that_is_told(void)
+{
+    struct path nobody = in_scratch("nobody");
+    for (int round = 0; round < 10; round++) {
+        udsipc_writer_options *options = udsipc_writer_options_new();
+        CHECK_OK(udsipc_writer_options_set_error_callback(options, take_long_over_a_drain, NULL));
+        CHECK_OK(udsipc_writer_options_set_max_backoff_ms(options, 5));
+        udsipc_writer *writer = NULL;
+        CHECK_OK(udsipc_writer_new(nobody.text, options, &writer));
+        udsipc_writer_options_free(options);
+        CHECK_OK(udsipc_write_message(writer, "x", 1));
+        CHECK_OK(udsipc_writer_start(writer));
+        WAIT_UNTIL(writer_metrics(writer).connect_failures > 2);
+        CHECK_STATUS(udsipc_writer_stop(writer, 0), UDSIPC_ERR_TIMEOUT);
+        udsipc_writer_free(writer);
+    }
+}
+
+static void *stop_at_once(void *writer)
+{
+    udsipc_writer_stop((udsipc_writer *)writer, 0);
+    return NULL;
+}
+
+/* One writer is being stopped, which waits for its callback; the stop of the other one, the last, waited for that too. */
+static void regress_a_stop_does_not_wait_for_the_callback_of_another(void)
+{
+    struct path nobody = in_scratch("nobody");
+    struct away away = {.gate = GATE};
+    udsipc_writer_options *options = udsipc_writer_options_new();
+    CHECK_OK(udsipc_writer_options_set_error_callback(options, block_at_gate, &away));
+    udsipc_writer *blocked = NULL, *other = started_writer(nobody.text);
+    CHECK_OK(udsipc_writer_new(nobody.text, options, &blocked));
+    udsipc_writer_options_free(options);
+    CHECK_OK(udsipc_writer_start(blocked));
+    WAIT_UNTIL(gate_arrived(&away.gate) == 1);
+    pthread_t stopping;
+    CHECK(pthread_create(&stopping, NULL, stop_at_once, blocked) == 0);
+    /* It has begun when a message is refused. */
+    WAIT_UNTIL(udsipc_write_message(blocked, "x", 1) == UDSIPC_ERR_STOPPED);
+    CHECK_OK(udsipc_write_message(other, "x", 1));
+    CHECK_STATUS(udsipc_writer_stop(other, 0), UDSIPC_ERR_TIMEOUT);
+    udsipc_writer_free(other);
+    gate_open(&away.gate);
+    pthread_join(stopping, NULL);
+    udsipc_writer_free(blocked);
+}
+
 static const struct scenario scenarios[] = {
     SCENARIO(fifty_writers_keep_their_order),
     SCENARIO(a_hundred_idle_writers_are_no_more_threads_than_one),
@@ -302,6 +434,10 @@ static const struct scenario scenarios[] = {
     SCENARIO(a_stop_does_not_wait_for_busy_writers),
     SCENARIO(writers_come_and_go_in_eight_threads),
     SCENARIO(a_forked_child_has_threads_of_its_own),
+    SCENARIO(regress_free_while_a_thread_starts),
+    SCENARIO(regress_nothing_happens_after_stop),
+    SCENARIO(regress_the_first_ending_is_the_one_that_is_told),
+    SCENARIO(regress_a_stop_does_not_wait_for_the_callback_of_another),
 };
 
 int main(int argc, char **argv)

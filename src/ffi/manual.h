@@ -80,15 +80,16 @@
  * THREADS AND CALLBACKS
  *
  * Every call except _free may be made from any thread at any time while the handle lives, also from inside callbacks.
- * Callbacks run on threads of the library. The messages of one connection are delivered in order, one at a time; those
- * of different connections at the same time, on up to max_handler_threads threads. A slow callback delays its own
- * connection only.
+ * Callbacks run on threads of the library, and those for errors also on the thread that calls stop or free. The messages
+ * of one connection are delivered in order, one at a time; those of different connections at the same time, on up to
+ * max_handler_threads threads. A slow callback delays its own connection only.
  *
- * All writers of a process that are started share their threads: one; two when one of them calls an error callback or
- * connects; as many as there are processors while many writers are busy at the same time; and one more for each error
- * callback that blocks, which delays its own writer only. They begin with the first writer that is started, inherit from
- * its caller what threads inherit (processor affinity, priority, namespaces), and end with the last one that is stopped.
- * A reader has threads of its own, see udsipc_reader_options_set_max_handler_threads.
+ * All writers of a process that are started share their threads: one; as many as there are processors while many
+ * writers are busy; and one more for each that is held up, by an error callback or a file system that does not answer:
+ * that delays its own writer only. Threads that are not needed leave after some seconds, but for two. They begin with
+ * the first writer that is started, inherit from its caller what threads inherit (processor affinity, priority,
+ * namespaces), and end with the last one that is stopped. A reader has threads of its own, see
+ * udsipc_reader_options_set_max_handler_threads.
  *
  * After a _stop function has returned, no callback of that handle runs or will run. Inside a callback of the same
  * handle it returns UDSIPC_ERR_WOULD_DEADLOCK and changes nothing. A _free function may be called inside a callback of

@@ -27,7 +27,7 @@ impl Shared {
             *self.pool.counts.lock() = Counts { total: 1, waiting: 1 };
             self.spawn_thread().map_err(|source| {
                 *self.pool.counts.lock() = Counts::default();
-                Error::from_os("a thread for the reader", source)
+                Error::NoResources { action: "a thread for the reader".into(), source }
             })
         })?;
         if started == Start::Now {

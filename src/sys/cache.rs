@@ -11,8 +11,11 @@ const LINE: usize = 64;
 #[inline(always)]
 pub(crate) fn fetch_for_writing(filled: &[u8], ahead: usize, len: usize) {
     let first = filled.as_ptr().wrapping_add(filled.len() + ahead);
-    for at in (0..len).step_by(LINE) {
+    fetch_line_for_writing(first);
+    let mut at = LINE;
+    while at < len {
         fetch_line_for_writing(first.wrapping_add(at));
+        at += LINE;
     }
 }
 

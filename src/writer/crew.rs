@@ -30,6 +30,10 @@ const EVENTS: usize = 64;
 /// After so many turns a busy thread looks what has happened.
 const TURNS: u32 = 16;
 
+/// How often, and after how long each time, the last of many threads looks whether another one is back before it goes.
+const LOOKS_FOR_A_THREAD: u32 = 10;
+const LOOK_FOR_A_THREAD: Duration = Duration::from_micros(500);
+
 /// The crew that new writers join.
 static CURRENT: Mutex<Weak<Crew>> = Mutex::new(Weak::new());
 /// How often it is looked for while somebody else is at it. In a child of `fork` that may be for ever: a thread of its
@@ -44,8 +48,9 @@ pub(super) struct Crew {
     poller: Poller,
     rota: Rota<Task>,
     roster: Mutex<Roster>,
-    /// Held while threads are joined, so that whoever comes second waits for them as well.
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Held while threads are joined, so that whoever comes second waits for them as well.
+    joining: Mutex<()>,
     /// How many berths there are: in a forked child, where no lock can be trusted, the last one closes the descriptors.
     berths: AtomicU32,
     fork: fork::Token,
@@ -93,8 +98,9 @@ impl Berth {
         }
     }
 
-    /// The writer has come to its end. With the last one the threads end as well, and are waited for.
-    pub(super) fn leave(self) {
+    /// The writer has come to its end, and no callback of it runs. With the last one the threads end as well, and are
+    /// waited for.
+    pub(super) fn leave(&self) {
         if self.crew.dismiss(self.key) {
             self.crew.join_threads();
         }
@@ -123,6 +129,7 @@ impl Crew {
             rota: Rota::new(u32::try_from(processors).unwrap_or(u32::MAX)),
             roster: Mutex::default(),
             threads: Mutex::default(),
+            joining: Mutex::default(),
             berths: AtomicU32::new(0),
             fork: fork::Token::of_this_process().map_err(resources)?,
         }))
@@ -147,7 +154,7 @@ impl Crew {
             .map_err(|source| Error::from_os("a place in the writers' event loop", source))?;
         if let Err(source) = self.try_help(self.rota.man()) {
             let _ = self.poller.remove(shared.poller.as_fd());
-            return Err(Error::from_os("a thread for the writer", source));
+            return Err(Error::NoResources { action: "a thread for the writer".into(), source });
         }
         roster.writers.insert(key, Arc::clone(shared));
         self.berths.fetch_add(1, Ordering::Relaxed);
@@ -157,22 +164,25 @@ impl Crew {
     /// A writer has come to its end. True: it was the last one.
     fn dismiss(&self, key: Key) -> bool {
         let mut roster = self.roster.lock();
-        if let Some(shared) = roster.writers.remove(&key) {
-            let _ = self.poller.remove(shared.poller.as_fd());
-        }
-        if roster.writers.is_empty() {
-            roster.closed = true;
-            self.rota.close();
+        let dismissed = roster.writers.remove(&key);
+        let _ = dismissed.as_ref().map(|shared| self.poller.remove(shared.poller.as_fd()));
+        roster.closed = roster.writers.is_empty();
+        let unserved = roster.closed.then(|| self.rota.close());
+        drop(roster);
+        if unserved.is_some() {
             self.poller.wake();
         }
-        roster.closed
+        unserved.is_some() // what is dropped here, without a lock, may be the last to hold on to a callback of the host
     }
 
     fn join_threads(&self) {
         let me = std::thread::current().id();
-        let mut threads = self.threads.lock();
-        for thread in threads.drain(..).filter(|thread| thread.thread().id() != me) {
-            let _ = thread.join();
+        let _joining = self.joining.lock();
+        // One after the other, since one that is waited for may have started another.
+        while let Some(thread) = { self.threads.lock().pop() } {
+            if thread.thread().id() != me {
+                let _ = thread.join();
+            }
         }
     }
 
@@ -285,14 +295,21 @@ impl Crew {
 
     /// Runs what may block: the other writers must not wait for it.
     pub(super) fn while_away<T>(self: &Arc<Self>, body: impl FnOnce() -> T) -> T {
+        // Most are away for a moment only: when many are, to wait for one of them is cheaper than to have one more.
+        for _ in 0..LOOKS_FOR_A_THREAD {
+            if !self.rota.is_last_of_many() {
+                break;
+            }
+            std::thread::sleep(LOOK_FOR_A_THREAD);
+        }
         let help = {
             let roster = self.roster.lock(); // so that none is enlisted in between
-            self.rota.step_aside(roster.writers.len() > 1)
+            self.rota.step_aside();
+            if roster.writers.len() > 1 { self.rota.man() } else { Help::Nobody }
         };
+        let _away = Away(&self.rota);
         self.help(help);
-        let result = body();
-        self.rota.step_back();
-        result
+        body()
     }
 
     /// Whether other writers wait for a turn.
@@ -307,8 +324,17 @@ impl Crew {
             roster.closed = true;
             std::mem::take(&mut roster.writers)
         };
-        self.rota.close();
+        drop(self.rota.close());
         writers.into_values().for_each(|shared| shared.panicked());
+    }
+}
+
+/// A thread that is away, until this is dropped.
+struct Away<'a>(&'a Rota<Task>);
+
+impl Drop for Away<'_> {
+    fn drop(&mut self) {
+        self.0.step_back();
     }
 }
 

@@ -42,10 +42,8 @@ impl Sender {
     pub(crate) fn give_up(&mut self, world: World<'_>) -> Ending {
         let count = self.abandon_all(world);
         batch::give_back();
-        match count {
-            0 => Ending::Clean,
-            count => Ending::Undelivered(count),
-        }
+        let ending = if count == 0 { Ending::Clean } else { Ending::Undelivered(count) };
+        *self.ended.insert(ending)
     }
 
     /// Gives up every message. Each is counted and reported.
@@ -79,6 +77,6 @@ impl Sender {
             Link::Down { .. } | Link::Backlog { .. } => {}
         }
         batch::give_back();
-        Next::Finished(ending)
+        Next::Finished(*self.ended.insert(ending))
     }
 }

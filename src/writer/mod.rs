@@ -15,8 +15,8 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -97,7 +97,7 @@ impl Writer {
             socket: AtomicI32::new(-1),
             sender: Mutex::new(Sender::new(Instant::now(), RandomState::new().build_hasher().finish())),
             lifecycle: Lifecycle::new(),
-            berth: Mutex::new(None),
+            berth: OnceLock::new(),
             turns: Turns::default(),
             on_error: options.on_error,
             losses_told: AtomicU64::new(0),
@@ -115,8 +115,8 @@ impl Writer {
         self.check_fork()?;
         let shared = &self.shared;
         shared.lifecycle.start(|| {
-            let mut berth = shared.berth.lock();
-            *berth = Some(Berth::find(shared)?);
+            let berth = Berth::find(shared)?;
+            let _ = shared.berth.set(berth); // the first one: a start that has succeeded is not made again
             Ok(())
         })?;
         Ok(())
@@ -244,8 +244,10 @@ impl Writer {
     /// Later calls return what the first one returned.
     pub fn stop(&self, timeout: Duration) -> Result<()> {
         self.check_fork()?;
-        self.shared.lifecycle.refuse_in_callback("stop")?;
-        self.shared.stop(timeout)
+        // The handle may be dropped in a callback of this very call.
+        let shared = Arc::clone(&self.shared);
+        shared.lifecycle.refuse_in_callback("stop")?;
+        shared.stop(timeout)
     }
 
     /// What the writer has done so far.
@@ -307,7 +309,7 @@ impl Writer {
         if self.check_fork().is_err() || self.shared.lifecycle.in_callback() {
             return self.abandon();
         }
-        let _ = self.shared.stop(Duration::ZERO);
+        let _ = Arc::clone(&self.shared).stop(Duration::ZERO);
     }
 
     /// Ends without waiting, and tells nobody any more: for a handle that is given up inside one of its own callbacks, where

@@ -106,13 +106,17 @@ impl<T> Rota<T> {
     /// Somebody outside has work.
     pub(super) fn add(&self, task: T) -> Help {
         let mut state = self.0.lock();
-        state.add(task);
-        state.call_one()
+        let refused = state.add(task);
+        let help = state.call_one();
+        drop(state);
+        drop(refused); // without the lock: it may be the last one to hold on to what is behind it
+        help
     }
 
     /// A thread has work, and comes for it itself.
     pub(super) fn add_own(&self, task: T) {
-        self.0.lock().add(task);
+        let refused = self.0.lock().add(task);
+        drop(refused);
     }
 
     pub(super) fn next(&self) -> Next<T> {
@@ -144,11 +148,9 @@ impl<T> Rota<T> {
         self.0.lock().called = false;
     }
 
-    /// The calling thread is about to be away. With other tasks than its own there must be another one.
-    pub(super) fn step_aside(&self, others: bool) -> Help {
-        let mut state = self.0.lock();
-        state.away += 1;
-        if others { state.man() } else { Help::Nobody }
+    /// The calling thread is about to be away.
+    pub(super) fn step_aside(&self) {
+        self.0.lock().away += 1;
     }
 
     pub(super) fn step_back(&self) {
@@ -158,6 +160,12 @@ impl<T> Rota<T> {
     /// There must be a thread that is not away.
     pub(super) fn man(&self) -> Help {
         self.0.lock().man()
+    }
+
+    /// Whether the calling thread is the last one that is not away, and many are: one of those may be back in a moment.
+    pub(super) fn is_last_of_many(&self) -> bool {
+        let state = self.0.lock();
+        state.total == state.away + 1 && state.are_many()
     }
 
     /// A thread could not be started, or is gone.
@@ -170,19 +178,22 @@ impl<T> Rota<T> {
         !self.0.lock().waiting.is_empty()
     }
 
-    /// All threads leave, after their present turn.
-    pub(super) fn close(&self) {
+    /// All threads leave, after their present turn. Nobody serves the tasks that are returned.
+    pub(super) fn close(&self) -> VecDeque<T> {
         let mut state = self.0.lock();
         state.closed = true;
-        state.waiting = VecDeque::new();
+        std::mem::take(&mut state.waiting)
     }
 }
 
 impl<T> State<T> {
-    fn add(&mut self, task: T) {
-        if !self.closed {
-            self.waiting.push_back(task);
+    /// Returns a task that comes too late.
+    fn add(&mut self, task: T) -> Option<T> {
+        if self.closed {
+            return Some(task);
         }
+        self.waiting.push_back(task);
+        None
     }
 
     fn has_spare(&self) -> bool {
@@ -195,28 +206,36 @@ impl<T> State<T> {
 
     /// Wakes a thread for what waits, unless enough of them work: those come by themselves.
     fn call_one(&mut self) -> Help {
-        if self.waiting.is_empty() || self.asleep == 0 || self.called || self.active() >= self.most {
+        if self.waiting.is_empty() || self.called || self.active() >= self.most {
             return Help::Nobody;
         }
-        self.called = true;
-        Help::Wake
+        if self.asleep > 0 {
+            self.called = true;
+            return Help::Wake;
+        }
+        // All are away, and another one could not be started when the last of them went.
+        if self.total == self.away { self.start() } else { Help::Nobody }
     }
 
-    /// A thread is busy from now on, and more waits.
-    fn share(&mut self) -> Help {
-        if self.waiting.is_empty() || self.asleep > 0 || self.active() >= self.most {
-            return self.call_one();
-        }
+    fn start(&mut self) -> Help {
         self.total += 1;
         Help::Start
+    }
+
+    /// A thread is busy from now on, and more waits. Among many that are away some will be back before a new one comes.
+    fn share(&mut self) -> Help {
+        if self.waiting.is_empty() || self.asleep > 0 || self.active() >= self.most || self.are_many() {
+            return self.call_one();
+        }
+        self.start()
+    }
+
+    fn are_many(&self) -> bool {
+        self.total >= self.most.saturating_add(KEPT)
     }
 
     fn man(&mut self) -> Help {
-        if self.total > self.away {
-            return self.call_one();
-        }
-        self.total += 1;
-        Help::Start
+        if self.total > self.away { self.call_one() } else { self.start() }
     }
 }
 
@@ -279,14 +298,24 @@ mod tests {
     }
 
     #[test]
-    fn who_is_away_is_replaced_if_there_are_others_to_serve() {
+    fn who_is_away_is_replaced() {
         let rota = rota_with(1, 1);
-        assert_eq!(rota.step_aside(false), Help::Nobody);
-        rota.step_back();
-        assert_eq!(rota.step_aside(true), Help::Start);
+        assert!(!rota.is_last_of_many(), "one is not many");
+        rota.step_aside();
+        assert_eq!(rota.man(), Help::Start);
         assert_eq!(rota.man(), Help::Nobody);
+        rota.step_aside();
+        assert_eq!(rota.man(), Help::Start);
+        assert!(rota.is_last_of_many());
+        rota.step_back();
+        assert!(!rota.is_last_of_many());
+        rota.step_aside();
+        rota.step_aside();
+        assert_eq!(rota.man(), Help::Start);
         rota.is_one_less();
         assert_eq!(rota.man(), Help::Start, "it could not be started before");
+        rota.is_one_less();
+        assert_eq!(rota.add(1), Help::Start, "nor then");
     }
 
     #[test]
@@ -315,7 +344,7 @@ mod tests {
     fn nothing_waits_in_a_closed_rota() {
         let rota = rota_with(1, 1);
         rota.add_own(1);
-        rota.close();
+        assert_eq!(rota.close(), [1]);
         assert_eq!(rota.add(2), Help::Nobody);
         assert!(!rota.is_crowded());
         assert_eq!(rota.next(), Next::Leave);

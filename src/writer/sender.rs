@@ -77,6 +77,8 @@ pub(crate) struct Sender {
     trim_at: Option<Instant>,
     /// What had been abandoned when the drain began.
     pub(super) abandoned_before_drain: Option<u64>,
+    /// How it has ended: nothing is done any more.
+    pub(super) ended: Option<Ending>,
     /// When a message last found the sender asleep.
     lone_at: Instant,
     accepted_at_rouse: u64,
@@ -96,6 +98,7 @@ impl Sender {
             random: seed | 1,
             trim_at: None,
             abandoned_before_drain: None,
+            ended: None,
             lone_at: now,
             accepted_at_rouse: 0,
             patience: Patience::new(LOOKS),
@@ -109,6 +112,10 @@ impl Sender {
 
     /// Does what can be done now. `closed`: the socket's peer has gone.
     pub(crate) fn advance(&mut self, now: Instant, phase: Phase, closed: bool, world: World<'_>) -> Next {
+        // Whoever comes later, or knows an older phase than the one in which it ended, hears the same.
+        if let Some(ending) = self.ended {
+            return Next::Finished(ending);
+        }
         if let Phase::Draining { deadline, .. } = phase {
             self.abandoned_before_drain.get_or_insert_with(|| world.queue.account().abandoned.messages);
             if self.front.is_empty() && world.queue.is_empty() {

@@ -2,11 +2,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, ErrorHandler, Result};
 use crate::lifecycle::{Driver, Ending, Lifecycle, Phase, Stop};
@@ -16,7 +16,7 @@ use crate::sys::fork;
 use super::connection::SOCKET;
 use super::crew::{Berth, Crew};
 use super::queue::{Queue, Refusal};
-use super::rota::Turns;
+use super::rota::{Asked, Turns};
 use super::sender::{Next, Report, Sender};
 use super::world::{Counters, Settings, World};
 
@@ -35,7 +35,7 @@ pub(super) struct Shared {
     pub(super) sender: Mutex<Sender>,
     pub(super) lifecycle: Lifecycle,
     /// Its place among those that threads of ours drive.
-    pub(super) berth: Mutex<Option<Berth>>,
+    pub(super) berth: OnceLock<Berth>,
     pub(super) turns: Turns,
     pub(super) on_error: Option<ErrorHandler>,
     /// Losses that a flush has told of.
@@ -113,7 +113,7 @@ impl Shared {
 
     /// There is something to do for whoever drives the writer.
     fn ask_for_turn(self: &Arc<Self>) {
-        match &*self.berth.lock() {
+        match self.berth.get() {
             Some(berth) => berth.ask(self),
             None => self.poller.wake(),
         }
@@ -181,17 +181,20 @@ impl Shared {
             return false;
         }
         let (next, reports) = {
-            let mut sender = self.sender.lock();
+            let mut sender = self.lock_sender(crew);
             (sender.advance(Instant::now(), phase, closed, self.world_of(crew)), self.gather(&mut sender))
         };
         match crew {
-            Some(crew) if !reports.is_empty() => crew.while_away(|| self.deliver(reports)),
+            Some(crew) if !reports.is_empty() && self.on_error.is_some() => crew.while_away(|| self.deliver(reports)),
             _ => self.deliver(reports),
         }
         match next {
             Next::Wait => true,
             Next::Again => {
-                self.ask_for_turn();
+                match crew {
+                    Some(_) => drop(self.turns.ask(Asked::WORK)), // it has its turn, and gets another one
+                    None => self.poller.wake(),
+                }
                 true
             }
             Next::Finished(ending) => {
@@ -200,6 +203,14 @@ impl Shared {
                 false
             }
         }
+    }
+
+    /// The sender may be in the hands of a caller: of a stop that searches for the path, of a flush.
+    fn lock_sender(&self, crew: Option<&Arc<Crew>>) -> MutexGuard<'_, Sender> {
+        self.sender.try_lock().unwrap_or_else(|| match crew {
+            Some(crew) => crew.while_away(|| self.sender.lock()),
+            None => self.sender.lock(),
+        })
     }
 
     /// Takes what the sender has to report, while its lock is held: from now on a stop waits for the delivery.
@@ -245,25 +256,19 @@ impl Shared {
                 return Stop::over(ending);
             }
             Stop::Lead(Driver::Nobody) => self.give_up_undriven(),
-            // The caller need not wait for a thread that may be busy with other writers.
-            Stop::Lead(Driver::Threads) | Stop::Follow(Driver::Threads) => {
+            Stop::Follow(_) => self.poller.wake(), // the deadline may be earlier now
+            // The caller does it himself, also beside threads of ours: they may be busy with other writers.
+            Stop::Lead(Driver::Threads | Driver::Host) => {
                 if self.guard(|| self.advance(false, None)) {
-                    self.ask_for_turn();
-                }
-            }
-            Stop::Follow(_) => self.poller.wake(),
-            Stop::Lead(Driver::Host) => {
-                if self.advance(false, None) {
-                    while self.drive(None) {}
+                    while self.guard(|| self.drive(None)) {}
                 }
             }
         }
         let result = self.lifecycle.wait_until_stopped();
-        let berth = self.berth.lock().take();
-        if let Some(berth) = berth {
+        self.await_delivery();
+        if let Some(berth) = self.berth.get() {
             berth.leave();
         }
-        self.await_delivery();
         result
     }
 
@@ -298,7 +303,7 @@ impl Shared {
         if socket >= 0 {
             crate::sys::close_inherited(socket);
         }
-        if let Some(Some(berth)) = self.berth.try_lock().as_deref() {
+        if let Some(berth) = self.berth.get() {
             berth.leave_to_parent();
         }
         std::mem::forget(Arc::clone(self));

@@ -55,7 +55,7 @@ impl World<'_> {
         self.crew.is_some_and(|crew| crew.is_crowded())
     }
 
-    /// For what may take long: other writers do not wait for it.
+    /// For what may take longer than it should: other writers do not wait for it.
     pub(super) fn while_away<T>(&self, body: impl FnOnce() -> T) -> T {
         match self.crew {
             Some(crew) => crew.while_away(body),
