@@ -98,6 +98,9 @@ impl<'a> Intake<'a> {
             let rest = &self.buffer[self.start..self.fill];
             if !rest.is_empty() {
                 self.cut.bytes = std::mem::take(self.spare);
+                // Rounded up, so that the memory that goes from one cut frame to the next soon fits all of them.
+                let room = rest.len().min(APART_FROM).next_power_of_two();
+                self.cut.bytes.try_reserve_exact(room).map_err(out_of_memory)?;
             }
             keep(&mut self.cut.bytes, rest)?;
             self.cut.apart = self.cut.need > 0 && rest.len() >= APART_FROM;

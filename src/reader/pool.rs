@@ -13,7 +13,6 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::lifecycle::{Ending, Start};
 use crate::sys::event::{Event, NO_EVENT};
-use crate::sys::thread;
 
 use super::shared::{BROKEN_PAUSE, Counts, Shared};
 
@@ -39,16 +38,7 @@ impl Shared {
 
     pub(super) fn spawn_thread(self: &Arc<Self>) -> io::Result<()> {
         let runner = Arc::clone(self);
-        let handle = thread::spawn("udsipc-reader", move || runner.run())?;
-        let mut threads = self.pool.threads.lock();
-        let finished: Vec<_> = threads.extract_if(.., |thread| thread.is_finished()).collect();
-        threads.push(handle);
-        drop(threads);
-        // Joined, which takes a moment, and not let go: when a stop returns, the last of them is really gone.
-        for thread in finished {
-            let _ = thread.join();
-        }
-        Ok(())
+        self.pool.threads.start("udsipc-reader", move || runner.run())
     }
 
     /// The body of each thread.

@@ -6,7 +6,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -16,6 +15,7 @@ use crate::lifecycle::Lifecycle;
 use crate::metrics::ReaderMetrics;
 use crate::options::ReaderOptions;
 use crate::sys::event::{Key, Poller};
+use crate::sys::thread::Threads;
 use crate::sys::{self, fork};
 use crate::systemd::Environment;
 
@@ -96,7 +96,7 @@ pub(super) struct Accepting {
 pub(super) struct Pool {
     pub(super) limit: u32,
     pub(super) counts: Mutex<Counts>,
-    pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(super) threads: Threads,
 }
 
 /// Decided together, so that the last one that waits never leaves.

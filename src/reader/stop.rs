@@ -128,9 +128,7 @@ impl Shared {
 
     /// Running callbacks are waited for, however long they take.
     fn await_callbacks(&self) {
-        while let Some(thread) = { self.pool.threads.lock().pop() } {
-            let _ = thread.join();
-        }
+        self.pool.threads.join_all();
         let mut held = self.gone_lock.lock();
         // Callbacks in calls of the host.
         while self.table.len() > 0 || self.working.load(Ordering::SeqCst) > 0 {

@@ -2,14 +2,60 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 /// Callbacks run on these threads, so the stack is what a callback may use: 1 MiB, touched only as it is used.
 const STACK: usize = 1 << 20;
 
+/// Threads that are waited for when all is over.
+#[derive(Debug, Default)]
+pub(crate) struct Threads {
+    running: Mutex<Vec<JoinHandle<()>>>,
+    /// Held while they are joined, so that whoever comes second waits for them as well.
+    joining: Mutex<()>,
+}
+
+impl Threads {
+    /// Starts one more. Those that have finished meanwhile are joined, which takes a moment, and not let go: so when
+    /// [`Threads::join_all`] returns, the last of them is really gone.
+    pub(crate) fn start(&self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let handle = spawn(name, body)?;
+        let finished: Vec<_> = {
+            let mut running = lock(&self.running);
+            let finished = running.extract_if(.., |thread| thread.is_finished()).collect();
+            running.push(handle);
+            finished
+        };
+        finished.into_iter().for_each(join);
+        Ok(())
+    }
+
+    /// Waits for the end of all of them, but the calling one.
+    pub(crate) fn join_all(&self) {
+        let me = std::thread::current().id();
+        let _joining = lock(&self.joining);
+        // One after the other and without the lock, since one that is waited for may start another.
+        while let Some(thread) = { lock(&self.running).pop() } {
+            if thread.thread().id() != me {
+                join(thread);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Its panic, if it ended with one, has been told elsewhere.
+fn join(thread: JoinHandle<()>) {
+    let _ = thread.join();
+}
+
 /// Starts a thread. The mask is inherited (pthread_sigmask(3)), so it is set around the start: there is no moment in
 /// which the new thread could take a signal of the host. Names are cut to 15 bytes by the kernel (pthread_setname_np(3)).
-pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     let before = block_all_signals();
     let thread = Builder::new().name(name.into()).stack_size(STACK).spawn(body);
     restore_signals(&before);

@@ -11,14 +11,14 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::sys::event::{Event, Interest, Key, NO_EVENT, Poller};
-use crate::sys::{self, fork, thread};
+use crate::sys::thread::Threads;
+use crate::sys::{self, fork};
 
 use super::rota::{Asked, Help, Next, Rota};
 use super::shared::{BROKEN_PAUSE, Shared};
@@ -48,9 +48,7 @@ pub(super) struct Crew {
     poller: Poller,
     rota: Rota<Task>,
     roster: Mutex<Roster>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Held while threads are joined, so that whoever comes second waits for them as well.
-    joining: Mutex<()>,
+    threads: Threads,
     /// How many berths there are: in a forked child, where no lock can be trusted, the last one closes the descriptors.
     berths: AtomicU32,
     fork: fork::Token,
@@ -102,7 +100,7 @@ impl Berth {
     /// waited for.
     pub(super) fn leave(&self) {
         if self.crew.dismiss(self.key) {
-            self.crew.join_threads();
+            self.crew.threads.join_all();
         }
     }
 
@@ -128,8 +126,7 @@ impl Crew {
             poller: Poller::new().map_err(resources)?,
             rota: Rota::new(u32::try_from(processors).unwrap_or(u32::MAX)),
             roster: Mutex::default(),
-            threads: Mutex::default(),
-            joining: Mutex::default(),
+            threads: Threads::default(),
             berths: AtomicU32::new(0),
             fork: fork::Token::of_this_process().map_err(resources)?,
         }))
@@ -175,17 +172,6 @@ impl Crew {
         unserved.is_some() // what is dropped here, without a lock, may be the last to hold on to a callback of the host
     }
 
-    fn join_threads(&self) {
-        let me = std::thread::current().id();
-        let _joining = self.joining.lock();
-        // One after the other, since one that is waited for may have started another.
-        while let Some(thread) = { self.threads.lock().pop() } {
-            if thread.thread().id() != me {
-                let _ = thread.join();
-            }
-        }
-    }
-
     fn help(self: &Arc<Self>, help: Help) {
         // No thread to be had now: those that are there do the work alone.
         let _ = self.try_help(help);
@@ -198,22 +184,11 @@ impl Crew {
                 self.poller.wake();
                 Ok(())
             }
-            Help::Start => self.start_thread().inspect_err(|_| self.rota.is_one_less()),
+            Help::Start => {
+                let crew = Arc::clone(self);
+                self.threads.start("udsipc-writer", move || crew.work()).inspect_err(|_| self.rota.is_one_less())
+            }
         }
-    }
-
-    fn start_thread(self: &Arc<Self>) -> std::io::Result<()> {
-        let crew = Arc::clone(self);
-        let handle = thread::spawn("udsipc-writer", move || crew.work())?;
-        let mut threads = self.threads.lock();
-        let finished: Vec<_> = threads.extract_if(.., |thread| thread.is_finished()).collect();
-        threads.push(handle);
-        drop(threads);
-        // Joined, which takes a moment, and not let go: when the last stop returns, all of them are really gone.
-        for thread in finished {
-            let _ = thread.join();
-        }
-        Ok(())
     }
 
     /// The body of each thread.
