@@ -1,8 +1,9 @@
 //! The threads that drive all started writers of the process.
 //!
-//! One thread can send for a thousand writers: sending never blocks. So there is one; a second one when the first is away
-//! for what may block, an error callback or a file system, and there are other writers; and as many as there are processors
-//! while there is work for them. The last writer that stops takes the threads with it.
+//! One thread can send for a thousand writers: sending never blocks. So there is one; as many as there are processors while
+//! there is work for them; and, while there are other writers, one more for each that is away for what may block: an error
+//! callback, a file system that looks for a path, a sender in the hands of a caller. The last writer that stops takes the
+//! threads with it.
 //!
 //! The crew is to a writer what an event loop of the host would be: it watches the same descriptor, and drives the writer
 //! when that is readable. A message that finds the sender asleep takes a shorter way, straight into the [`Rota`].

@@ -9,7 +9,9 @@
 //! - `sender`: connection after connection: dial, pump, lose
 //! - `drain`: the end: what is left is sent or given up
 //! - `world`: what the sender works with
-//! - `shared`: the state of all that, and what its thread and the host do with it
+//! - `shared`: the state of all that, and what threads of ours, callers and the host do with it
+//! - `crew`: the threads that drive all started writers
+//! - `rota`: whose turn it is, and how many threads are needed
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};

@@ -1,4 +1,4 @@
-//! The state of a writer, and what its thread, its host and its callers do with it.
+//! The state of a writer, and what threads of ours, its host and its callers do with it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
