@@ -48,7 +48,7 @@ static void a_hundred_idle_writers_are_no_more_threads_than_one(void)
     CHECK(threads() - before >= 1);
     CHECK(threads() - before <= processors() + 2);
     for (uint32_t i = 0; i < 100; i++) {
-        CHECK_INT(udsipc_writer_is_connected(writers[i]), 1);
+        WAIT_UNTIL(udsipc_writer_is_connected(writers[i]) == 1);
         CHECK_OK(udsipc_writer_stop(writers[i], PATIENCE_MS));
         if (i < 99) CHECK(threads() - before >= 1);
         close(accepted[i]);

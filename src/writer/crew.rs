@@ -21,8 +21,7 @@ use crate::sys::event::{Event, Interest, Key, NO_EVENT, Poller};
 use crate::sys::thread::Threads;
 use crate::sys::{self, fork};
 
-use super::rota::{Asked, Help, Next, Rota};
-use super::shared::{BROKEN_PAUSE, Shared};
+use super::rota::{Asked, Help, Next, Rota, Turns};
 
 /// A thread that is one too many leaves when it has had nothing to do for this long.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,8 +41,25 @@ static CURRENT: Mutex<Weak<Crew>> = Mutex::new(Weak::new());
 const LOOKS: u32 = 100;
 const LOOK_STEP: Duration = Duration::from_micros(100);
 
+/// How long a thread waits that would spin without it: somebody has closed our descriptors.
+pub(super) const BROKEN_PAUSE: Duration = Duration::from_millis(5);
+
+/// A writer, as its crew sees it.
+pub(super) trait Driven: Send + Sync {
+    /// Readable when there is something to do.
+    fn poller(&self) -> &Poller;
+
+    fn turns(&self) -> &Turns;
+
+    /// Does what can be done now, because of an event at the poller or without one. False when it has come to rest.
+    fn take_turn(self: Arc<Self>, event: bool, crew: &Arc<Crew>) -> bool;
+
+    /// A bug of ours: there are no turns any more.
+    fn panicked(&self);
+}
+
 /// A writer, and its key in the crew's poller.
-type Task = (Key, Arc<Shared>);
+type Task = (Key, Arc<dyn Driven>);
 
 pub(super) struct Crew {
     poller: Poller,
@@ -57,7 +73,7 @@ pub(super) struct Crew {
 
 #[derive(Default)]
 struct Roster {
-    writers: HashMap<Key, Arc<Shared>>,
+    writers: HashMap<Key, Arc<dyn Driven>>,
     last_key: Key,
     /// The last writer has left, and the threads are leaving.
     closed: bool,
@@ -70,30 +86,30 @@ pub(super) struct Berth {
 }
 
 impl Berth {
-    /// Makes `shared` one of those that are driven.
-    pub(super) fn find(shared: &Arc<Shared>) -> Result<Berth> {
+    /// Makes `writer` one of those that are driven.
+    pub(super) fn find(writer: &Arc<dyn Driven>) -> Result<Berth> {
         let mut looks = 0..LOOKS;
         let mut current = loop {
             match CURRENT.try_lock() {
                 Some(current) => break current,
-                None if looks.next().is_none() => return Crew::new()?.enlist_first(shared), // one of its own will do
+                None if looks.next().is_none() => return Crew::new()?.enlist_first(writer), // one of its own will do
                 None => std::thread::sleep(LOOK_STEP),
             }
         };
         if let Some(crew) = current.upgrade().filter(|crew| crew.fork.is_current())
-            && let Some(berth) = crew.enlist(shared)?
+            && let Some(berth) = crew.enlist(writer)?
         {
             return Ok(berth);
         }
         let crew = Crew::new()?;
         *current = Arc::downgrade(&crew);
-        crew.enlist_first(shared)
+        crew.enlist_first(writer)
     }
 
     /// The writer has something to do.
-    pub(super) fn ask(&self, shared: &Arc<Shared>) {
-        if shared.turns.ask(Asked::WORK) {
-            self.crew.help(self.crew.rota.add((self.key, Arc::clone(shared))));
+    pub(super) fn ask(&self, writer: &Arc<impl Driven + 'static>) {
+        if writer.turns().ask(Asked::WORK) {
+            self.crew.help(self.crew.rota.add((self.key, Arc::clone(writer) as _)));
         }
     }
 
@@ -133,12 +149,12 @@ impl Crew {
         }))
     }
 
-    fn enlist_first(self: &Arc<Self>, shared: &Arc<Shared>) -> Result<Berth> {
-        self.enlist(shared)?.ok_or(Error::Stopped) // a new crew is not closed
+    fn enlist_first(self: &Arc<Self>, writer: &Arc<dyn Driven>) -> Result<Berth> {
+        self.enlist(writer)?.ok_or(Error::Stopped) // a new crew is not closed
     }
 
     /// `None`: this crew has come to its end.
-    fn enlist(self: &Arc<Self>, shared: &Arc<Shared>) -> Result<Option<Berth>> {
+    fn enlist(self: &Arc<Self>, writer: &Arc<dyn Driven>) -> Result<Option<Berth>> {
         let mut roster = self.roster.lock();
         if roster.closed {
             return Ok(None);
@@ -148,13 +164,13 @@ impl Crew {
         roster.last_key += 1;
         let key = roster.last_key;
         self.poller
-            .add(shared.poller.as_fd(), key, Interest::READABLE_ONCE)
+            .add(writer.poller().as_fd(), key, Interest::READABLE_ONCE)
             .map_err(|source| Error::from_os("a place in the writers' event loop", source))?;
         if let Err(source) = self.try_help(self.rota.man()) {
-            let _ = self.poller.remove(shared.poller.as_fd());
+            let _ = self.poller.remove(writer.poller().as_fd());
             return Err(Error::NoResources { action: "a thread for the writer".into(), source });
         }
-        roster.writers.insert(key, Arc::clone(shared));
+        roster.writers.insert(key, Arc::clone(writer));
         self.berths.fetch_add(1, Ordering::Relaxed);
         Ok(Some(Berth { crew: Arc::clone(self), key }))
     }
@@ -163,7 +179,7 @@ impl Crew {
     fn dismiss(&self, key: Key) -> bool {
         let mut roster = self.roster.lock();
         let dismissed = roster.writers.remove(&key);
-        let _ = dismissed.as_ref().map(|shared| self.poller.remove(shared.poller.as_fd()));
+        let _ = dismissed.as_ref().map(|writer| self.poller.remove(writer.poller().as_fd()));
         roster.closed = roster.writers.is_empty();
         let unserved = roster.closed.then(|| self.rota.close());
         drop(roster);
@@ -225,17 +241,17 @@ impl Crew {
         }
     }
 
-    fn serve(self: &Arc<Self>, (key, shared): Task) {
-        let asked = shared.turns.begin();
-        if !shared.take_turn(asked.is_event(), self) {
+    fn serve(self: &Arc<Self>, (key, writer): Task) {
+        let asked = writer.turns().begin();
+        if !Arc::clone(&writer).take_turn(asked.is_event(), self) {
             self.dismiss(key);
             return; // the turn never ends, so it is not asked for another one
         }
         if asked.is_event() {
-            let _ = self.poller.modify(shared.poller.as_fd(), key, Interest::READABLE_ONCE);
+            let _ = self.poller.modify(writer.poller().as_fd(), key, Interest::READABLE_ONCE);
         }
-        if shared.turns.end() {
-            self.rota.add_own((key, shared));
+        if writer.turns().end() {
+            self.rota.add_own((key, writer));
         }
     }
 
@@ -263,9 +279,9 @@ impl Crew {
         }
     }
 
-    fn note_event(&self, (key, shared): (&Key, &Arc<Shared>)) {
-        if shared.turns.ask(Asked::EVENT) {
-            self.rota.add_own((*key, Arc::clone(shared)));
+    fn note_event(&self, (key, writer): (&Key, &Arc<dyn Driven>)) {
+        if writer.turns().ask(Asked::EVENT) {
+            self.rota.add_own((*key, Arc::clone(writer)));
         }
     }
 
@@ -301,7 +317,7 @@ impl Crew {
             std::mem::take(&mut roster.writers)
         };
         drop(self.rota.close());
-        writers.into_values().for_each(|shared| shared.panicked());
+        writers.into_values().for_each(|writer| writer.panicked());
     }
 }
 

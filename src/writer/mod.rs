@@ -45,7 +45,7 @@ mod shared;
 mod window;
 mod world;
 
-use crew::Berth;
+use crew::{Berth, Driven};
 use queue::{Queue, Refusal};
 use rota::Turns;
 use sender::Sender;
@@ -117,7 +117,8 @@ impl Writer {
         self.check_fork()?;
         let shared = &self.shared;
         shared.lifecycle.start(|| {
-            let berth = Berth::find(shared)?;
+            let driven: Arc<dyn Driven> = Arc::<Shared>::clone(shared);
+            let berth = Berth::find(&driven)?;
             let _ = shared.berth.set(berth); // the first one: a start that has succeeded is not made again
             Ok(())
         })?;

@@ -14,14 +14,11 @@ use crate::sys::event::{Event, NO_EVENT, Poller};
 use crate::sys::fork;
 
 use super::connection::SOCKET;
-use super::crew::{Berth, Crew};
+use super::crew::{BROKEN_PAUSE, Berth, Crew, Driven};
 use super::queue::{Queue, Refusal};
 use super::rota::{Asked, Turns};
 use super::sender::{Next, Report, Sender};
 use super::world::{Counters, Settings, World};
-
-/// How long a thread waits that would spin without it.
-pub(super) const BROKEN_PAUSE: Duration = Duration::from_millis(5);
 
 /// What the handle and the thread share.
 pub(super) struct Shared {
@@ -133,26 +130,11 @@ impl Shared {
         }
     }
 
-    /// A turn that a thread of ours gives the writer, because of an event at its poller or without one. False when the
-    /// writer has come to rest.
-    pub(super) fn take_turn(self: &Arc<Self>, event: bool, crew: &Arc<Crew>) -> bool {
-        self.guard(|| {
-            let closed = event && self.look_for_close(Some(Duration::ZERO));
-            self.advance(closed, Some(crew))
-        })
-    }
-
     fn guard(&self, turn: impl FnOnce() -> bool) -> bool {
         catch_unwind(AssertUnwindSafe(turn)).unwrap_or_else(|_| {
             self.panicked();
             false
         })
-    }
-
-    /// A bug of ours.
-    pub(super) fn panicked(&self) {
-        self.queue.close();
-        self.lifecycle.finish(Ending::Panicked);
     }
 
     /// Waits for something to happen and moves the sender on. False when the writer has come to rest.
@@ -307,5 +289,27 @@ impl Shared {
             berth.leave_to_parent();
         }
         std::mem::forget(Arc::clone(self));
+    }
+}
+
+impl Driven for Shared {
+    fn poller(&self) -> &Poller {
+        &self.poller
+    }
+
+    fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
+    fn take_turn(self: Arc<Self>, event: bool, crew: &Arc<Crew>) -> bool {
+        self.guard(|| {
+            let closed = event && self.look_for_close(Some(Duration::ZERO));
+            self.advance(closed, Some(crew))
+        })
+    }
+
+    fn panicked(&self) {
+        self.queue.close();
+        self.lifecycle.finish(Ending::Panicked);
     }
 }
