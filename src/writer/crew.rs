@@ -41,6 +41,9 @@ static CURRENT: Mutex<Weak<Crew>> = Mutex::new(Weak::new());
 const LOOKS: u32 = 100;
 const LOOK_STEP: Duration = Duration::from_micros(100);
 
+/// How often a writer that leaves looks whether a thread still has it, which has nothing left to do for it.
+const LEAVE_STEP: Duration = Duration::from_micros(20);
+
 /// How long a thread waits that would spin without it: somebody has closed our descriptors.
 pub(super) const BROKEN_PAUSE: Duration = Duration::from_millis(5);
 
@@ -58,12 +61,9 @@ pub(super) trait Driven: Send + Sync {
     fn panicked(&self);
 }
 
-/// A writer, and its key in the crew's poller.
-type Task = (Key, Arc<dyn Driven>);
-
 pub(super) struct Crew {
     poller: Poller,
-    rota: Rota<Task>,
+    rota: Rota<Arc<dyn Driven>>,
     roster: Mutex<Roster>,
     threads: Threads,
     /// How many berths there are: in a forked child, where no lock can be trusted, the last one closes the descriptors.
@@ -109,7 +109,7 @@ impl Berth {
     /// The writer has something to do.
     pub(super) fn ask(&self, writer: &Arc<impl Driven + 'static>) {
         if writer.turns().ask(Asked::WORK) {
-            self.crew.help(self.crew.rota.add((self.key, Arc::clone(writer) as _)));
+            self.crew.help(self.crew.rota.add(self.key, Arc::clone(writer) as _));
         }
     }
 
@@ -118,6 +118,10 @@ impl Berth {
     pub(super) fn leave(&self) {
         if self.crew.dismiss(self.key) {
             self.crew.threads.join_all();
+        }
+        // Else what is freed now would not be gone yet, and be left behind in a child that is forked meanwhile.
+        while self.crew.rota.remove(self.key).1 {
+            std::thread::sleep(LEAVE_STEP);
         }
     }
 
@@ -166,7 +170,10 @@ impl Crew {
         self.poller
             .add(writer.poller().as_fd(), key, Interest::READABLE_ONCE)
             .map_err(|source| Error::from_os("a place in the writers' event loop", source))?;
-        if let Err(source) = self.try_help(self.rota.man()) {
+        let manned = self
+            .try_help(self.rota.man())
+            .and_then(|()| if roster.writers.is_empty() { Ok(()) } else { self.try_help(self.rota.keep_a_reserve()) });
+        if let Err(source) = manned {
             let _ = self.poller.remove(writer.poller().as_fd());
             return Err(Error::NoResources { action: "a thread for the writer".into(), source });
         }
@@ -220,14 +227,16 @@ impl Crew {
     fn serve_until_closed(self: &Arc<Self>) {
         let mut turns = 0;
         loop {
+            if turns == TURNS {
+                turns = 0;
+                self.look(Some(Duration::ZERO), |_| self.rota.heard());
+            }
             match self.rota.next() {
-                Next::Serve(task, help) => {
+                Next::Serve(key, writer, help) => {
                     self.help(help);
-                    self.serve(task);
-                    turns = (turns + 1) % TURNS;
-                    if turns == 0 {
-                        self.look(Some(Duration::ZERO), |_| self.rota.heard());
-                    }
+                    let _served = Served(&self.rota, key);
+                    self.serve(key, writer);
+                    turns += 1;
                 }
                 Next::Sleep { spare } => {
                     let mut stays = true;
@@ -241,7 +250,7 @@ impl Crew {
         }
     }
 
-    fn serve(self: &Arc<Self>, (key, writer): Task) {
+    fn serve(self: &Arc<Self>, key: Key, writer: Arc<dyn Driven>) {
         let asked = writer.turns().begin();
         if !Arc::clone(&writer).take_turn(asked.is_event(), self) {
             self.dismiss(key);
@@ -251,7 +260,7 @@ impl Crew {
             let _ = self.poller.modify(writer.poller().as_fd(), key, Interest::READABLE_ONCE);
         }
         if writer.turns().end() {
-            self.rota.add_own((key, writer));
+            self.rota.add_own(key, writer);
         }
     }
 
@@ -281,7 +290,7 @@ impl Crew {
 
     fn note_event(&self, (key, writer): (&Key, &Arc<dyn Driven>)) {
         if writer.turns().ask(Asked::EVENT) {
-            self.rota.add_own((*key, Arc::clone(writer)));
+            self.rota.add_own(*key, Arc::clone(writer));
         }
     }
 
@@ -321,8 +330,17 @@ impl Crew {
     }
 }
 
+/// A writer that is having its turn, until this is dropped.
+struct Served<'a>(&'a Rota<Arc<dyn Driven>>, Key);
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        self.0.served(self.1);
+    }
+}
+
 /// A thread that is away, until this is dropped.
-struct Away<'a>(&'a Rota<Task>);
+struct Away<'a>(&'a Rota<Arc<dyn Driven>>);
 
 impl Drop for Away<'_> {
     fn drop(&mut self) {

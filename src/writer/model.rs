@@ -189,7 +189,7 @@ impl Crew {
 
     fn ask(&self, job: &Arc<Job>) {
         job.asked.fetch_add(1, Ordering::SeqCst);
-        if job.turns.ask(Asked::WORK) && self.rota.add(Arc::clone(job)) == Help::Wake {
+        if job.turns.ask(Asked::WORK) && self.rota.add(1, Arc::clone(job)) == Help::Wake {
             self.bell.ring();
         }
     }
@@ -198,11 +198,12 @@ impl Crew {
     fn work(&self, looks: bool) {
         loop {
             match self.rota.next() {
-                Next::Serve(job, help) => {
+                Next::Serve(key, job, help) => {
                     if help == Help::Wake {
                         self.bell.ring();
                     }
                     self.serve(job);
+                    self.rota.served(key);
                     if looks {
                         self.bell.is_heard();
                         self.rota.heard();
@@ -223,7 +224,7 @@ impl Crew {
         job.done.store(job.asked.load(Ordering::SeqCst), Ordering::SeqCst);
         drop(taken);
         if job.turns.end() {
-            self.rota.add_own(job);
+            self.rota.add_own(1, job);
         }
     }
 

@@ -4,6 +4,7 @@
 //! it gets another turn.
 
 use std::collections::{TryReserveError, VecDeque};
+use std::thread::ThreadId;
 
 use crate::sync::{AtomicU8, Mutex, Ordering};
 
@@ -62,7 +63,8 @@ pub(super) enum Help {
 /// What a thread that wants work is to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next<T> {
-    Serve(T, Help),
+    /// Give the task a turn, and then call [`Rota::served`].
+    Serve(u64, T, Help),
     /// Wait for an event, and then call [`Rota::woke_up`]: the thread counts as asleep.
     Sleep {
         /// There are enough others: do not wait for ever.
@@ -77,7 +79,10 @@ pub(super) struct Rota<T>(Mutex<State<T>>);
 
 #[derive(Debug)]
 struct State<T> {
-    waiting: VecDeque<T>,
+    /// Tasks, by their keys.
+    waiting: VecDeque<(u64, T)>,
+    /// Who is having a turn, and by which thread.
+    served: Vec<(u64, ThreadId)>,
     total: u32,
     /// Threads that wait for an event.
     asleep: u32,
@@ -92,21 +97,23 @@ struct State<T> {
 
 impl<T> Rota<T> {
     pub(super) fn new(most: u32) -> Rota<T> {
-        let waiting = VecDeque::new();
-        Rota(Mutex::new(State { waiting, total: 0, asleep: 0, away: 0, called: false, most, closed: false }))
+        let (waiting, served) = Default::default();
+        Rota(Mutex::new(State { waiting, served, total: 0, asleep: 0, away: 0, called: false, most, closed: false }))
     }
 
-    /// Makes sure that so many tasks can wait: where they are added there is nobody to be told that memory is short.
+    /// Makes sure that so many tasks can wait or have a turn: where they are added there is nobody to be told that memory is short.
     pub(super) fn make_room(&self, tasks: usize) -> Result<(), TryReserveError> {
         let mut state = self.0.lock();
         let more = tasks.saturating_sub(state.waiting.len());
-        state.waiting.try_reserve(more)
+        state.waiting.try_reserve(more)?;
+        let more = tasks.saturating_sub(state.served.len());
+        state.served.try_reserve(more)
     }
 
     /// Somebody outside has work.
-    pub(super) fn add(&self, task: T) -> Help {
+    pub(super) fn add(&self, key: u64, task: T) -> Help {
         let mut state = self.0.lock();
-        let refused = state.add(task);
+        let refused = state.add(key, task);
         let help = state.call_one();
         drop(state);
         drop(refused); // without the lock: it may be the last one to hold on to what is behind it
@@ -114,8 +121,8 @@ impl<T> Rota<T> {
     }
 
     /// A thread has work, and comes for it itself.
-    pub(super) fn add_own(&self, task: T) {
-        let refused = self.0.lock().add(task);
+    pub(super) fn add_own(&self, key: u64, task: T) {
+        let refused = self.0.lock().add(key, task);
         drop(refused);
     }
 
@@ -125,12 +132,30 @@ impl<T> Rota<T> {
             return Next::Leave;
         }
         match state.waiting.pop_front() {
-            Some(task) => Next::Serve(task, state.share()),
+            Some((key, task)) => {
+                state.served.push((key, std::thread::current().id()));
+                Next::Serve(key, task, state.share())
+            }
             None => {
                 state.asleep += 1;
                 Next::Sleep { spare: state.has_spare() }
             }
         }
+    }
+
+    /// The turn of a task is over, and its thread, the calling one, holds nothing of it any more.
+    pub(super) fn served(&self, key: u64) {
+        let mine = (key, std::thread::current().id());
+        self.0.lock().served.retain(|served| *served != mine);
+    }
+
+    /// Takes a task out. The second answer: another thread than the calling one is giving it a turn, and may put it back.
+    pub(super) fn remove(&self, key: u64) -> (Option<T>, bool) {
+        let me = std::thread::current().id();
+        let mut state = self.0.lock();
+        let at = state.waiting.iter().position(|(waiting, _)| *waiting == key);
+        let removed = at.and_then(|at| state.waiting.remove(at)).map(|(_, task)| task);
+        (removed, state.served.iter().any(|(served, by)| *served == key && *by != me))
     }
 
     /// A thread is awake again. False: nothing came, others are there, and it leaves.
@@ -162,6 +187,12 @@ impl<T> Rota<T> {
         self.0.lock().man()
     }
 
+    /// There must be a second thread, in case that there is none to be had when the first one is away.
+    pub(super) fn keep_a_reserve(&self) -> Help {
+        let mut state = self.0.lock();
+        if state.total < KEPT { state.start() } else { Help::Nobody }
+    }
+
     /// Whether the calling thread is the last one that is not away, and many are: one of those may be back in a moment.
     pub(super) fn is_last_of_many(&self) -> bool {
         let state = self.0.lock();
@@ -179,7 +210,7 @@ impl<T> Rota<T> {
     }
 
     /// All threads leave, after their present turn. Nobody serves the tasks that are returned.
-    pub(super) fn close(&self) -> VecDeque<T> {
+    pub(super) fn close(&self) -> VecDeque<(u64, T)> {
         let mut state = self.0.lock();
         state.closed = true;
         std::mem::take(&mut state.waiting)
@@ -188,11 +219,11 @@ impl<T> Rota<T> {
 
 impl<T> State<T> {
     /// Returns a task that comes too late.
-    fn add(&mut self, task: T) -> Option<T> {
+    fn add(&mut self, key: u64, task: T) -> Option<T> {
         if self.closed {
             return Some(task);
         }
-        self.waiting.push_back(task);
+        self.waiting.push_back((key, task));
         None
     }
 
@@ -279,22 +310,22 @@ mod tests {
     fn one_thread_that_sleeps_is_called_once() {
         let rota = rota_with(1, 2);
         assert!(!sleeps(&rota));
-        assert_eq!(rota.add(1), Help::Wake);
-        assert_eq!(rota.add(2), Help::Nobody, "it has been called");
+        assert_eq!(rota.add(1, 1), Help::Wake);
+        assert_eq!(rota.add(2, 2), Help::Nobody, "it has been called");
         assert!(rota.woke_up(false));
-        assert_eq!(rota.next(), Next::Serve(1, Help::Start));
-        assert_eq!(rota.next(), Next::Serve(2, Help::Nobody));
-        assert_eq!(rota.add(3), Help::Nobody, "both work, and come by themselves");
+        assert_eq!(rota.next(), Next::Serve(1, 1, Help::Start));
+        assert_eq!(rota.next(), Next::Serve(2, 2, Help::Nobody));
+        assert_eq!(rota.add(3, 3), Help::Nobody, "both work, and come by themselves");
     }
 
     #[test]
     fn no_more_threads_than_may_work_are_called_or_started() {
         let rota = rota_with(2, 1);
-        rota.add_own(1);
-        rota.add_own(2);
+        rota.add_own(1, 1);
+        rota.add_own(2, 2);
         rota.0.lock().asleep = 1;
-        assert_eq!(rota.next(), Next::Serve(1, Help::Nobody));
-        assert_eq!(rota.add(3), Help::Nobody, "one works");
+        assert_eq!(rota.next(), Next::Serve(1, 1, Help::Nobody));
+        assert_eq!(rota.add(3, 3), Help::Nobody, "one works");
     }
 
     #[test]
@@ -315,16 +346,37 @@ mod tests {
         rota.is_one_less();
         assert_eq!(rota.man(), Help::Start, "it could not be started before");
         rota.is_one_less();
-        assert_eq!(rota.add(1), Help::Start, "nor then");
+        assert_eq!(rota.add(1, 1), Help::Start, "nor then");
+    }
+
+    #[test]
+    fn a_second_thread_is_kept_in_reserve() {
+        let rota = rota_with(1, 1);
+        assert_eq!(rota.keep_a_reserve(), Help::Start);
+        assert_eq!(rota.keep_a_reserve(), Help::Nobody);
+    }
+
+    #[test]
+    fn who_takes_a_task_out_knows_whether_another_thread_has_it() {
+        let rota = rota_with(1, 1);
+        rota.add_own(1, 1);
+        rota.add_own(2, 2);
+        assert!(matches!(rota.next(), Next::Serve(1, 1, _)));
+        assert_eq!(rota.remove(1), (None, false), "the calling thread has it");
+        assert_eq!((rota.remove(2), rota.remove(2)), ((Some(2), false), (None, false)));
+        let elsewhere = || std::thread::scope(|scope| scope.spawn(|| rota.remove(1)).join().expect("no panic"));
+        assert_eq!(elsewhere(), (None, true));
+        rota.served(1);
+        assert_eq!(elsewhere(), (None, false));
     }
 
     #[test]
     fn a_call_that_a_busy_thread_has_heard_can_be_made_again() {
         let rota = rota_with(2, 2);
         sleeps(&rota);
-        assert_eq!(rota.add(1), Help::Wake);
+        assert_eq!(rota.add(1, 1), Help::Wake);
         rota.heard();
-        assert_eq!(rota.add(2), Help::Wake);
+        assert_eq!(rota.add(2, 2), Help::Wake);
     }
 
     #[test]
@@ -343,9 +395,9 @@ mod tests {
     #[test]
     fn nothing_waits_in_a_closed_rota() {
         let rota = rota_with(1, 1);
-        rota.add_own(1);
-        assert_eq!(rota.close(), [1]);
-        assert_eq!(rota.add(2), Help::Nobody);
+        rota.add_own(1, 1);
+        assert_eq!(rota.close(), [(1, 1)]);
+        assert_eq!(rota.add(2, 2), Help::Nobody);
         assert!(!rota.is_crowded());
         assert_eq!(rota.next(), Next::Leave);
     }

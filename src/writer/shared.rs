@@ -157,13 +157,14 @@ impl Shared {
     }
 
     fn advance(self: &Arc<Self>, closed: bool, crew: Option<&Arc<Crew>>) -> bool {
-        let phase = self.lifecycle.phase();
-        if phase == Phase::Stopped {
+        if self.lifecycle.phase() == Phase::Stopped {
             self.poller.wake(); // others may wait there as well
             return false;
         }
         let (next, reports) = {
             let mut sender = self.lock_sender(crew);
+            // Now, and not before: who waited for the sender must not rest in a queue that is being drained meanwhile.
+            let phase = self.lifecycle.phase();
             (sender.advance(Instant::now(), phase, closed, self.world_of(crew)), self.gather(&mut sender))
         };
         match crew {
@@ -208,12 +209,11 @@ impl Shared {
         if reports.is_empty() {
             return;
         }
+        let _delivery = Delivery(self);
         // Muted, it may be that this very thread delivers already.
         if let Some(on_error) = self.on_error.as_ref().filter(|_| !self.muted.load(Ordering::Relaxed)) {
             self.call_back(on_error, &reports);
         }
-        *self.undelivered.lock() -= 1;
-        self.delivered.notify_all();
     }
 
     fn call_back(&self, on_error: &ErrorHandler, reports: &[Report]) {
@@ -292,6 +292,16 @@ impl Shared {
     }
 }
 
+/// Reports that are being delivered, until this is dropped.
+struct Delivery<'a>(&'a Shared);
+
+impl Drop for Delivery<'_> {
+    fn drop(&mut self) {
+        *self.0.undelivered.lock() -= 1;
+        self.0.delivered.notify_all();
+    }
+}
+
 impl Driven for Shared {
     fn poller(&self) -> &Poller {
         &self.poller
@@ -311,5 +321,6 @@ impl Driven for Shared {
     fn panicked(&self) {
         self.queue.close();
         self.lifecycle.finish(Ending::Panicked);
+        self.poller.wake(); // for a stop that waits there
     }
 }
