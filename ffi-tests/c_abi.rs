@@ -119,6 +119,7 @@ program! { crew from "ffi-tests/c/crew.c" as "c11", crate::silent:
     regress_nothing_happens_after_stop
     regress_the_first_ending_is_the_one_that_is_told
     regress_a_stop_does_not_wait_for_the_callback_of_another
+    regress_nothing_is_left_when_free_returns
 }
 
 program! { threads from "ffi-tests/c/threads.c" as "c11", crate::silent:

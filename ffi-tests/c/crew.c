@@ -425,6 +425,66 @@ static void regress_a_stop_does_not_wait_for_the_callback_of_another(void)
     udsipc_writer_free(blocked);
 }
 
+struct busy {
+    udsipc_writer *writers[4];
+    atomic_bool quit;
+};
+
+static void *write_to_all(void *argument)
+{
+    struct busy *busy = (struct busy *)argument;
+    for (unsigned i = 0; !atomic_load(&busy->quit); i++)
+        udsipc_write_message(busy->writers[i % 4], "some hundred bytes or so", 24);
+    return NULL;
+}
+
+static void *read_to_the_end(void *fd)
+{
+    static __thread uint8_t buffer[65536];
+    while (read(*(int *)fd, buffer, sizeof buffer) > 0)
+        ;
+    return NULL;
+}
+
+/* A thread that was busy with others still had a turn of the writer before it when free returned: its descriptors were
+   open for a moment more, and for ever in a child that was forked in that moment. */
+static void regress_nothing_is_left_when_free_returns(void)
+{
+    struct path path = in_scratch("s"), other = in_scratch("other");
+    int listener = raw_listen(path.text), strangers = raw_listen(other.text), accepted[4];
+    fcntl(strangers, F_SETFL, O_NONBLOCK);
+    struct busy busy = {.quit = false};
+    pthread_t readers[4], producer;
+    for (size_t i = 0; i < 4; i++) {
+        busy.writers[i] = started_writer(path.text);
+        accepted[i] = raw_accept(listener);
+        CHECK(pthread_create(&readers[i], NULL, read_to_the_end, &accepted[i]) == 0);
+    }
+    for (size_t i = 0; i < 4; i++)
+        WAIT_UNTIL(udsipc_writer_is_connected(busy.writers[i]) == 1);
+    size_t fds = open_fds();
+    CHECK(pthread_create(&producer, NULL, write_to_all, &busy) == 0);
+    for (uint64_t end = now_ms() + 1500; now_ms() < end;) {
+        udsipc_writer *writer = started_writer(other.text);
+        for (size_t i = 0; i < 3; i++)
+            udsipc_write_message(writer, "x", 1);
+        udsipc_writer_free(writer);
+        for (int one; (one = accept(strangers, NULL, NULL)) >= 0;)
+            close(one);
+        CHECK_INT(open_fds(), fds);
+    }
+    atomic_store(&busy.quit, true);
+    pthread_join(producer, NULL);
+    for (size_t i = 0; i < 4; i++) {
+        CHECK_OK(udsipc_writer_stop(busy.writers[i], PATIENCE_MS));
+        udsipc_writer_free(busy.writers[i]);
+        pthread_join(readers[i], NULL);
+        close(accepted[i]);
+    }
+    close(listener);
+    close(strangers);
+}
+
 static const struct scenario scenarios[] = {
     SCENARIO(fifty_writers_keep_their_order),
     SCENARIO(a_hundred_idle_writers_are_no_more_threads_than_one),
@@ -438,6 +498,7 @@ static const struct scenario scenarios[] = {
     SCENARIO(regress_nothing_happens_after_stop),
     SCENARIO(regress_the_first_ending_is_the_one_that_is_told),
     SCENARIO(regress_a_stop_does_not_wait_for_the_callback_of_another),
+    SCENARIO(regress_nothing_is_left_when_free_returns),
 };
 
 int main(int argc, char **argv)

@@ -84,11 +84,11 @@
  * of one connection are delivered in order, one at a time; those of different connections at the same time, on up to
  * max_handler_threads threads. A slow callback delays its own connection only.
  *
- * All writers of a process that are started share their threads: one; as many as there are processors while many
- * writers are busy; and one more for each that is held up, by an error callback or a file system that does not answer:
- * that delays its own writer only. Threads that are not needed leave after some seconds, but for two. They begin with
- * the first writer that is started, inherit from its caller what threads inherit (processor affinity, priority,
- * namespaces), and end with the last one that is stopped. A reader has threads of its own, see
+ * All writers of a process that are started share their threads: one for one writer, two for several, as many as there
+ * are processors while many are busy, and one more for each that is held up by an error callback or a file system that
+ * does not answer: that delays its own writer only. Threads that are not needed leave after some seconds, but for two.
+ * They begin with the first writer that is started, inherit from its caller what threads inherit (processor affinity,
+ * priority, namespaces), and end with the last one that is stopped. A reader has threads of its own, see
  * udsipc_reader_options_set_max_handler_threads.
  *
  * After a _stop function has returned, no callback of that handle runs or will run. Inside a callback of the same
