@@ -2,8 +2,9 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
+
+use parking_lot::Mutex;
 
 /// Callbacks run on these threads, so the stack is what a callback may use: 1 MiB, touched only as it is used.
 const STACK: usize = 1 << 20;
@@ -22,7 +23,7 @@ impl Threads {
     pub(crate) fn start(&self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let handle = spawn(name, body)?;
         let finished: Vec<_> = {
-            let mut running = lock(&self.running);
+            let mut running = self.running.lock();
             let finished = running.extract_if(.., |thread| thread.is_finished()).collect();
             running.push(handle);
             finished
@@ -34,18 +35,14 @@ impl Threads {
     /// Waits for the end of all of them, but the calling one.
     pub(crate) fn join_all(&self) {
         let me = std::thread::current().id();
-        let _joining = lock(&self.joining);
+        let _joining = self.joining.lock();
         // One after the other and without the lock, since one that is waited for may start another.
-        while let Some(thread) = { lock(&self.running).pop() } {
+        while let Some(thread) = { self.running.lock().pop() } {
             if thread.thread().id() != me {
                 join(thread);
             }
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Its panic, if it ended with one, has been told elsewhere.

@@ -233,8 +233,8 @@ impl Crew {
             }
             match self.rota.next() {
                 Next::Serve(key, writer, help) => {
-                    self.help(help);
                     let _served = Served(&self.rota, key);
+                    self.help(help);
                     self.serve(key, writer);
                     turns += 1;
                 }

@@ -131,7 +131,7 @@ impl Sender {
             self.peer_closed(now, world);
         }
         let next = self.move_on(now, phase, world);
-        if let (Next::Wait, Phase::Draining { deadline: Some(deadline), .. }) = (&next, phase) {
+        if let (Next::Wait | Next::Again, Phase::Draining { deadline: Some(deadline), .. }) = (&next, phase) {
             let _ = world.poller.arm(deadline);
         }
         next

@@ -161,12 +161,17 @@ impl Shared {
             self.poller.wake(); // others may wait there as well
             return false;
         }
-        let (next, reports) = {
+        let (next, draining, reports) = {
             let mut sender = self.lock_sender(crew);
             // Now, and not before: who waited for the sender must not rest in a queue that is being drained meanwhile.
             let phase = self.lifecycle.phase();
-            (sender.advance(Instant::now(), phase, closed, self.world_of(crew)), self.gather(&mut sender))
+            let next = sender.advance(Instant::now(), phase, closed, self.world_of(crew));
+            (next, matches!(phase, Phase::Draining { .. }), self.gather(&mut sender))
         };
+        if draining && matches!(next, Next::Again) {
+            // For the stop, which goes on at once: this thread may be long in a callback, and others wait for it.
+            self.poller.wake();
+        }
         match crew {
             Some(crew) if !reports.is_empty() && self.on_error.is_some() => crew.while_away(|| self.deliver(reports)),
             _ => self.deliver(reports),
