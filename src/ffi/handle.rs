@@ -137,10 +137,15 @@ pub(super) unsafe fn slice<'call, T>(
         return Err(Failure::NullPointer(name));
     }
     if !data.is_aligned() || len.checked_mul(size_of::<T>()).is_none_or(|bytes| bytes > isize::MAX as usize) {
-        return Err(Failure::invalid(format!("{name} with {len} elements is no array that memory can hold")));
+        return Err(no_array(name, len));
     }
     // SAFETY: not NULL, aligned, not longer than isize::MAX; initialised and stable as promised by the caller.
     Ok(unsafe { std::slice::from_raw_parts(*data, len) })
+}
+
+#[cold]
+fn no_array(name: &str, len: usize) -> Failure {
+    Failure::invalid(format!("{name} with {len} elements is no array that memory can hold"))
 }
 
 /// A string from C. Its bytes need not be UTF-8.

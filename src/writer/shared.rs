@@ -238,10 +238,7 @@ impl Shared {
     pub(super) fn stop(self: &Arc<Self>, timeout: Duration) -> Result<()> {
         self.queue.close();
         match self.lifecycle.stop(timeout) {
-            Stop::Over(ending) => {
-                self.await_delivery();
-                return Stop::over(ending);
-            }
+            Stop::Over(_) => {}
             Stop::Lead(Driver::Nobody) => self.give_up_undriven(),
             Stop::Follow(_) => self.poller.wake(), // the deadline may be earlier now
             // The caller does it himself, also beside threads of ours: they may be busy with other writers.
@@ -254,7 +251,7 @@ impl Shared {
         let result = self.lifecycle.wait_until_stopped();
         self.await_delivery();
         if let Some(berth) = self.berth.get() {
-            berth.leave();
+            berth.leave(); // each time: a message that was queued beside the first stop may have asked for a turn after it
         }
         result
     }
