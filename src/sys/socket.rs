@@ -122,6 +122,20 @@ pub(crate) fn send(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
     })
 }
 
+/// As [`send`], for two pieces in one call.
+pub(crate) fn send_two(fd: BorrowedFd<'_>, pieces: [&[u8]; 2]) -> io::Result<usize> {
+    let mut pieces =
+        pieces.map(|piece| libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() });
+    // SAFETY: a msghdr is a C struct of pointers and numbers, for which zeroes say: none.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_iov = pieces.as_mut_ptr();
+    message.msg_iovlen = pieces.len() as _;
+    retry_eintr(|| {
+        // SAFETY: `message` and the pieces that it names are readable during the call.
+        cvt_len(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })
+    })
+}
+
 /// Receives what is there, without waiting; 0 is the end of the stream. Without a control buffer, so descriptors that a
 /// stranger attaches are closed by the kernel and never reach this process (unix(7), SCM_RIGHTS).
 pub(crate) fn recv(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {

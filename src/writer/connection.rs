@@ -33,10 +33,13 @@ impl Connection {
     /// Sends, and takes note of what the kernel says of the reader's end. It says so once: a send of several pieces that
     /// meets the end between two of them takes the error off the socket and returns a short count
     /// (`sock_alloc_send_pskb`). A short count that no EAGAIN explains is therefore a reason for doubt.
-    pub(crate) fn send(&mut self, data: &[u8]) -> io::Result<usize> {
-        let result = socket::send(self.fd.as_fd(), data);
+    pub(crate) fn send(&mut self, pieces: [&[u8]; 2]) -> io::Result<usize> {
+        let result = match pieces {
+            [all, []] => socket::send(self.fd.as_fd(), all),
+            _ => socket::send_two(self.fd.as_fd(), pieces),
+        };
         match &result {
-            Ok(bytes) => self.short = *bytes < data.len(),
+            Ok(bytes) => self.short = *bytes < pieces[0].len() + pieces[1].len(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.short = false,
             Err(error) => self.reset |= error.kind() == io::ErrorKind::ConnectionReset,
         }

@@ -1,14 +1,17 @@
-//! The batch that is being written: how far the kernel has taken it, and which frame comes first.
+//! The batch that is being written, and perhaps the one behind it: how far the kernel has taken them, and which frame comes
+//! first.
 
 use crate::frame::{self, Prefix};
 
 use super::batch::Batch;
 use super::queue::{Fate, Queue};
 
-/// The batch in the sender's hands, or none.
+/// The batches in the sender's hands, or none.
 #[derive(Debug, Default)]
 pub(crate) struct Front {
     batch: Option<Batch>,
+    /// What goes out in the same call, if there is room for it.
+    behind: Option<Batch>,
     /// Bytes that the kernel has taken on this connection.
     taken: usize,
     /// Where the first frame begins that the kernel has not taken whole.
@@ -38,13 +41,33 @@ impl Front {
         *self = Front { batch: Some(batch), ..Front::default() };
     }
 
+    /// Takes one more batch along, unless there are two already.
+    pub(crate) fn take_along(&mut self, next: impl FnOnce() -> Option<Batch>) {
+        if self.behind.is_none() {
+            self.behind = next();
+        }
+    }
+
     /// What is still to be written.
-    pub(crate) fn rest(&self) -> &[u8] {
-        self.batch.as_ref().map_or(&[], |batch| &batch.bytes[self.taken..])
+    pub(crate) fn rest(&self) -> [&[u8]; 2] {
+        let first = self.batch.as_ref().map_or(&[][..], |batch| &batch.bytes[self.taken..]);
+        [first, self.behind.as_ref().map_or(&[], |batch| &batch.bytes)]
     }
 
     /// The kernel has taken `bytes` more. Returns how many messages are whole now, for the first time.
-    pub(crate) fn advance(&mut self, bytes: usize, queue: &Queue) -> u64 {
+    pub(crate) fn advance(&mut self, mut bytes: usize, queue: &Queue) -> u64 {
+        let mut count = 0;
+        while bytes > 0
+            && let Some(batch) = &self.batch
+        {
+            let here = bytes.min(batch.bytes.len() - self.taken);
+            count += self.advance_first(here, queue);
+            bytes -= here;
+        }
+        count
+    }
+
+    fn advance_first(&mut self, bytes: usize, queue: &Queue) -> u64 {
         let Some(batch) = &self.batch else { return 0 };
         self.taken += bytes;
         let (mut messages, mut payload) = (0, 0);
@@ -78,10 +101,13 @@ impl Front {
 
     /// Gives up all that is left and returns how many messages that was.
     pub(crate) fn abandon_rest(&mut self, queue: &Queue) -> u64 {
-        let Some(batch) = &self.batch else { return 0 };
-        let (messages, payload) = (batch.messages - self.messages, batch.payload - self.payload);
-        self.finish(Fate::Abandoned, messages, payload, queue);
-        messages
+        let mut count = 0;
+        while let Some(batch) = &self.batch {
+            let (messages, payload) = (batch.messages - self.messages, batch.payload - self.payload);
+            self.finish(Fate::Abandoned, messages, payload, queue);
+            count += messages;
+        }
+        count
     }
 
     fn next_frame(&self) -> Option<Next> {
@@ -100,7 +126,7 @@ impl Front {
         }
         if let Some(batch) = self.batch.take_if(|batch| batch.messages == self.messages) {
             batch.recycle();
-            *self = Front::default();
+            *self = Front { batch: self.behind.take(), ..Front::default() };
         }
     }
 }
@@ -112,11 +138,22 @@ mod tests {
 
     fn front_of(messages: &[&[u8]]) -> (Front, Queue) {
         let queue = Queue::new(100, 0);
+        let mut front = Front::default();
+        front.load(batch_of(messages, &queue));
+        (front, queue)
+    }
+
+    fn batch_of(messages: &[&[u8]], queue: &Queue) -> Batch {
         for message in messages {
             queue.push(message).expect("room");
         }
-        let mut front = Front::default();
-        front.load(queue.take().expect("a batch"));
+        queue.take().expect("a batch")
+    }
+
+    fn two_batches() -> (Front, Queue) {
+        let (mut front, queue) = front_of(&[b"abc", b"de"]);
+        front.take_along(|| Some(batch_of(&[b"f", b"gh", b"ijk"], &queue)));
+        front.take_along(|| panic!("there are two"));
         (front, queue)
     }
 
@@ -140,7 +177,7 @@ mod tests {
         front.advance(6, &queue);
         assert!(front.is_torn());
         front.rewind();
-        assert_eq!(front.rest(), b"\x02de");
+        assert_eq!(front.rest(), [&b"\x02de"[..], b""]);
         assert_eq!(front.advance(3, &queue), 1);
         assert!(front.is_empty());
     }
@@ -151,10 +188,39 @@ mod tests {
         front.advance(3, &queue);
         front.rewind();
         front.abandon_first(&queue);
-        assert_eq!(front.rest(), b"\x02de");
+        assert_eq!(front.rest(), [&b"\x02de"[..], b""]);
         assert_eq!((queue.account().abandoned.messages, queue.account().depth.messages), (1, 1));
         assert_eq!(front.abandon_rest(&queue), 1);
         assert!(front.is_empty());
         assert_eq!((queue.account().abandoned.messages, queue.account().depth.bytes), (2, 0));
+    }
+
+    #[test]
+    fn one_send_can_end_in_the_second_batch() {
+        let (mut front, queue) = two_batches();
+        assert_eq!(front.rest(), [&b"\x03abc\x02de"[..], b"\x01f\x02gh\x03ijk"]);
+        assert_eq!(front.advance(10, &queue), 3);
+        assert!(front.is_torn());
+        assert_eq!(front.rest(), [&b"gh\x03ijk"[..], b""]);
+        front.rewind();
+        assert_eq!(front.rest(), [&b"\x02gh\x03ijk"[..], b""]);
+        assert_eq!(front.advance(7, &queue), 2);
+        assert!(front.is_empty());
+        assert_eq!(queue.account().sent, Count { messages: 5, bytes: 11 });
+    }
+
+    #[test]
+    fn the_second_batch_comes_forward_when_the_first_is_done_or_given_up() {
+        let (mut front, queue) = two_batches();
+        assert_eq!(front.advance(5, &queue), 1);
+        front.rewind();
+        front.abandon_first(&queue);
+        assert_eq!(front.rest(), [&b"\x01f\x02gh\x03ijk"[..], b""]);
+        assert!(!front.is_torn());
+        let (mut front, queue) = two_batches();
+        assert_eq!(front.advance(4, &queue), 1);
+        assert_eq!(front.abandon_rest(&queue), 4);
+        assert!(front.is_empty());
+        assert_eq!((queue.account().sent.messages, queue.account().abandoned.messages), (1, 4));
     }
 }

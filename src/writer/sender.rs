@@ -256,6 +256,11 @@ impl Sender {
                     }
                 }
             }
+            if world.is_crowded() {
+                // The end of a burst often lies in a batch of its own. Where it is not alone, each call costs the reader
+                // a turn as well.
+                self.front.take_along(|| world.queue.take());
+            }
             match connection.send(self.front.rest()) {
                 Ok(bytes) => {
                     let messages = self.front.advance(bytes, world.queue);
