@@ -110,7 +110,8 @@ impl WriterOptions {
         Ok(self)
     }
 
-    /// Called for each error that no function call could return, from the writer's thread.
+    /// Called for each error that no function call could return, on the thread that drives the writer: one of the library,
+    /// or one that calls `dispatch`, `stop`, or waits for room or in `flush` in its place.
     pub fn set_error_handler(&mut self, handler: Option<ErrorHandler>) -> Result<&mut Self> {
         self.on_error = handler;
         Ok(self)

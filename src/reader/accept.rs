@@ -1,7 +1,7 @@
 //! Accepting connections: in turns, after a check, and without ever giving up.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -58,14 +58,15 @@ impl Shared {
         accepting.again_at = Some(again_at);
         drop(accepting);
         self.arm(again_at);
-        if failures == self.max_accept_errors + 1 {
+        if failures == self.options.max_accept_errors + 1 {
             self.report(&Error::from_os(format!("accept at {}", self.path().display()), error), Context::Accept);
         }
     }
 
     pub(super) fn admit(&self, fd: OwnedFd) -> io::Result<()> {
-        let full = self.max_connections > 0 && self.table.len() >= self.max_connections as usize;
-        if full || !self.admission.admits(fd.as_fd()) {
+        let most = self.options.max_connections;
+        let full = most > 0 && self.table.len() >= most as usize;
+        if full || !self.admits(fd.as_fd()) {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
@@ -82,8 +83,9 @@ impl Shared {
             self.offenders.lock().hold(slot.id, until);
             self.arm(until);
         }
-        if self.inactivity_timeout != Duration::MAX {
-            let at = now.saturating_add(u64::try_from(self.inactivity_timeout.as_nanos()).unwrap_or(Nanos::MAX));
+        if self.options.inactivity_timeout != Duration::MAX {
+            let at =
+                now.saturating_add(u64::try_from(self.options.inactivity_timeout.as_nanos()).unwrap_or(Nanos::MAX));
             if let Some(next) = self.table.look_at(at, slot.id) {
                 self.arm(next);
             }
@@ -93,6 +95,19 @@ impl Shared {
             slot.end(Ended::Stop);
         }
         Ok(())
+    }
+
+    /// Asks the kernel who the peer was when it connected. A peer of whom it says nothing does not come in.
+    fn admits(&self, peer: BorrowedFd<'_>) -> bool {
+        let (uids, gids) = (&self.options.allowed_uids, &self.options.allowed_gids);
+        if uids.is_empty() && gids.is_empty() {
+            return true;
+        }
+        let Ok((_, uid, gid)) = socket::peer_credentials(peer) else { return false };
+        uids.contains(&uid)
+            || gids.contains(&gid)
+            || (!gids.is_empty()
+                && socket::peer_groups(peer).is_ok_and(|groups| groups.iter().any(|group| gids.contains(group))))
     }
 
     /// Until when a connection has to wait because of what its process did before.

@@ -69,8 +69,8 @@ impl Shared {
 
     /// The timer: silent connections are ended, offenders have waited, a pause in accepting may be over.
     pub(super) fn look_around(&self) {
-        if self.inactivity_timeout != Duration::MAX
-            && let Some(next) = self.table.end_silent(self.now(), self.inactivity_timeout)
+        if self.options.inactivity_timeout != Duration::MAX
+            && let Some(next) = self.table.end_silent(self.now(), self.options.inactivity_timeout)
         {
             self.arm(next);
         }
@@ -105,7 +105,7 @@ impl Shared {
                 let _inside = self.lifecycle.enter_callback();
                 let rules = Rules {
                     handler: &self.handler,
-                    max_message_size: self.max_message_size,
+                    max_message_size: self.options.max_message_size,
                     failed: self,
                     forced: &self.forced,
                 };

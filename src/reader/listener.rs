@@ -109,28 +109,3 @@ impl Listener {
         &self.path
     }
 }
-
-/// Who may connect.
-#[derive(Debug)]
-pub(crate) struct Admission {
-    uids: Vec<u32>,
-    gids: Vec<u32>,
-}
-
-impl Admission {
-    pub(crate) fn new(options: &ReaderOptions) -> Admission {
-        Admission { uids: options.allowed_uids.clone(), gids: options.allowed_gids.clone() }
-    }
-
-    /// Asks the kernel who the peer was when it connected. A peer of whom it says nothing does not come in.
-    pub(crate) fn admits(&self, peer: BorrowedFd<'_>) -> bool {
-        if self.uids.is_empty() && self.gids.is_empty() {
-            return true;
-        }
-        let Ok((_, uid, gid)) = socket::peer_credentials(peer) else { return false };
-        self.uids.contains(&uid)
-            || self.gids.contains(&gid)
-            || (!self.gids.is_empty()
-                && socket::peer_groups(peer).is_ok_and(|groups| groups.iter().any(|group| self.gids.contains(group))))
-    }
-}

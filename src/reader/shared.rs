@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::error::{Context, Error, ErrorHandler, Result};
+use crate::error::{Context, Error, Result};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::ReaderMetrics;
 use crate::options::ReaderOptions;
@@ -22,7 +22,7 @@ use crate::systemd::Environment;
 use super::Handler;
 use super::hands::HandlerFailures;
 use super::lane::Lanes;
-use super::listener::{Admission, Listener};
+use super::listener::Listener;
 use super::offenders::Offenders;
 use super::table::{Nanos, Table};
 
@@ -35,14 +35,9 @@ pub(super) const BROKEN_PAUSE: Duration = Duration::from_millis(1);
 /// The state of one reader.
 pub(crate) struct Shared {
     pub(super) listener: Listener,
-    pub(super) admission: Admission,
     pub(super) handler: Handler,
-    pub(super) on_error: Option<ErrorHandler>,
+    pub(super) options: ReaderOptions,
     pub(super) environment: Environment,
-    pub(super) max_message_size: u64,
-    pub(super) inactivity_timeout: Duration,
-    pub(super) max_accept_errors: u32,
-    pub(super) max_connections: u32,
 
     pub(super) poller: Poller,
     pub(super) table: Table,
@@ -121,14 +116,9 @@ impl Shared {
         let poller = Poller::new().map_err(resources)?;
         listener.register(&poller, LISTENER).map_err(resources)?;
         Ok(Shared {
-            admission: Admission::new(&options),
             listener,
             handler,
             environment,
-            max_message_size: options.max_message_size,
-            inactivity_timeout: options.inactivity_timeout,
-            max_accept_errors: options.max_accept_errors,
-            max_connections: options.max_connections,
             poller,
             table: Table::default(),
             lanes: Lanes::default(),
@@ -145,7 +135,7 @@ impl Shared {
             gone_lock: Mutex::new(()),
             muted: AtomicBool::new(false),
             turnstile: (options.max_handler_threads == 1).then(Mutex::default),
-            on_error: options.on_error,
+            options,
             born: Instant::now(),
             fork: fork::Token::of_this_process().map_err(resources)?,
         })
@@ -161,7 +151,7 @@ impl Shared {
     }
 
     pub(super) fn report(&self, error: &Error, context: Context) {
-        let Some(on_error) = &self.on_error else { return };
+        let Some(on_error) = &self.options.on_error else { return };
         if self.muted.load(Ordering::Relaxed) {
             return;
         }

@@ -77,7 +77,7 @@ impl Connection {
 
     /// The kernel takes nothing: waits for room, and returns what to report when that has lasted.
     pub(crate) fn stalls(&mut self, now: Instant, world: World<'_>) -> Option<Error> {
-        let timeout = world.settings.write_timeout;
+        let timeout = world.options.write_timeout;
         let since = match self.stalled {
             Some(since) => since,
             None => {

@@ -26,7 +26,7 @@ impl Sender {
     /// Nobody listens while draining: gives up in good time.
     pub(super) fn give_up_draining(&mut self, now: Instant, phase: Phase, world: World<'_>) -> Option<Next> {
         let Phase::Draining { since, .. } = phase else { return None };
-        if world.settings.drain_until_deadline || !self.nobody_listens || !matches!(self.link, Link::Down { .. }) {
+        if world.options.drain_until_deadline || !self.nobody_listens || !matches!(self.link, Link::Down { .. }) {
             return None;
         }
         let enough = since.max(self.down_since) + DRAIN_PATIENCE;

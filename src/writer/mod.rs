@@ -50,7 +50,7 @@ use queue::{Queue, Refusal};
 use rota::Turns;
 use sender::Sender;
 use shared::Shared;
-use world::{Counters, Settings};
+use world::Counters;
 
 /// How often `flush` looks at first, and at most.
 const FLUSH_STEP: Duration = Duration::from_micros(100);
@@ -84,16 +84,8 @@ impl Writer {
         poller.wake(); // a host's loop sees at once that there is something to do: connect
         let shared = Shared {
             path: path.into(),
-            max_message_size: options.max_message_size,
             queue: Queue::new(options.max_buffered_writes, options.max_buffered_bytes),
-            settings: Settings {
-                write_timeout: options.write_timeout,
-                dial_timeout: options.dial_timeout,
-                max_backoff: options.max_backoff,
-                write_buffer_size: options.write_buffer_size,
-                max_attempts: options.max_attempts,
-                drain_until_deadline: options.drain_until_deadline,
-            },
+            options,
             poller,
             counters: Counters::default(),
             socket: AtomicI32::new(-1),
@@ -101,7 +93,6 @@ impl Writer {
             lifecycle: Lifecycle::new(),
             berth: OnceLock::new(),
             turns: Turns::default(),
-            on_error: options.on_error,
             losses_told: AtomicU64::new(0),
             delivering: Mutex::new(()),
             undelivered: Mutex::new(0),
@@ -112,7 +103,7 @@ impl Writer {
         Ok(Writer { shared: Arc::new(shared) })
     }
 
-    /// Starts the writer's thread, which connects at once. Calling it again does nothing.
+    /// From now on threads of the library drive the writer, which connects at once. Calling it again does nothing.
     pub fn start(&self) -> Result<()> {
         self.check_fork()?;
         let shared = &self.shared;
@@ -189,7 +180,7 @@ impl Writer {
         }
         let shared = &self.shared;
         self.check_fork().map_err(|error| WriteManyError { accepted: 0, error })?;
-        let limit = shared.max_message_size;
+        let limit = shared.options.max_message_size;
         let checked = messages.into_iter().map(|message| match message.len() as u64 {
             size if size > limit => Err(Why::TooLarge(size)),
             _ => Ok(message),

@@ -194,7 +194,7 @@ impl Sender {
             // There is a reader, its backlog is full, and nothing to poll: try again in short steps.
             Err(error)
                 if error.kind() == io::ErrorKind::WouldBlock
-                    && now.saturating_duration_since(since) < world.settings.dial_timeout =>
+                    && now.saturating_duration_since(since) < world.options.dial_timeout =>
             {
                 self.link = Link::Backlog { since, until: now + step, step };
             }
@@ -203,9 +203,9 @@ impl Sender {
     }
 
     fn connected(&mut self, now: Instant, fd: OwnedFd, world: World<'_>) {
-        if world.settings.write_buffer_size > 0 {
+        if world.options.write_buffer_size > 0 {
             // A buffer that the system does not grant is no reason to stay silent.
-            let _ = socket::set_send_buffer(fd.as_fd(), world.settings.write_buffer_size);
+            let _ = socket::set_send_buffer(fd.as_fd(), world.options.write_buffer_size);
         }
         let send_buffer = socket::send_buffer(fd.as_fd()).unwrap_or(0);
         if let Err(error) = world.poller.add(fd.as_fd(), SOCKET, Interest::CLOSED) {
@@ -237,7 +237,7 @@ impl Sender {
 
     /// Not connected: after none, one or more failures in a row.
     fn pause(&mut self, now: Instant, message_hurries: bool, world: World<'_>) {
-        let pause = backoff::delay(self.failures, world.settings.max_backoff, self.next_random());
+        let pause = backoff::delay(self.failures, world.options.max_backoff, self.next_random());
         self.link =
             Link::Down { until: now.checked_add(pause).unwrap_or(now + Duration::from_secs(3600)), message_hurries };
     }
@@ -308,7 +308,7 @@ impl Sender {
     /// Looks after a reader that is about to close. True when it is over.
     fn see_off(&mut self, now: Instant, world: World<'_>) -> bool {
         let Link::Ending(farewell) = &mut self.link else { return true };
-        let Some(hangs) = farewell.look(now, world.settings.write_timeout) else {
+        let Some(hangs) = farewell.look(now, world.options.write_timeout) else {
             let _ = world.poller.arm(farewell.look_at());
             return false;
         };
@@ -358,7 +358,7 @@ impl Sender {
         let context = if self.attempts > 0 { Context::WriteAgain } else { Context::Write };
         self.attempts += 1;
         self.report(Error::NoConsumer(cause), context);
-        let limit = world.settings.max_attempts;
+        let limit = world.options.max_attempts;
         if limit > 0 && self.attempts >= limit {
             self.front.rewind();
             self.front.abandon_first(world.queue);

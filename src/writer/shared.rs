@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, ErrorHandler, Result};
 use crate::lifecycle::{Driver, Ending, Lifecycle, Phase, Stop};
+use crate::options::WriterOptions;
 use crate::sys::event::{Event, NO_EVENT, Poller};
 use crate::sys::fork;
 
@@ -18,13 +19,12 @@ use super::crew::{BROKEN_PAUSE, Berth, Crew, Driven};
 use super::queue::{Queue, Refusal};
 use super::rota::{Asked, Turns};
 use super::sender::{Next, Report, Sender};
-use super::world::{Counters, Settings, World};
+use super::world::{Counters, World};
 
 /// What the handle and the thread share.
 pub(super) struct Shared {
     pub(super) path: PathBuf,
-    pub(super) max_message_size: u64,
-    pub(super) settings: Settings,
+    pub(super) options: WriterOptions,
     pub(super) queue: Queue,
     pub(super) poller: Poller,
     pub(super) counters: Counters,
@@ -34,7 +34,6 @@ pub(super) struct Shared {
     /// Its place among those that threads of ours drive.
     pub(super) berth: OnceLock<Berth>,
     pub(super) turns: Turns,
-    pub(super) on_error: Option<ErrorHandler>,
     /// Losses that a flush has told of.
     pub(super) losses_told: AtomicU64,
     /// Held while reports are delivered: one callback at a time.
@@ -56,7 +55,7 @@ impl Shared {
         World {
             crew,
             path: &self.path,
-            settings: &self.settings,
+            options: &self.options,
             queue: &self.queue,
             poller: &self.poller,
             counters: &self.counters,
@@ -68,7 +67,7 @@ impl Shared {
     #[inline]
     pub(super) fn is_plain(&self, message: &[u8]) -> bool {
         // An empty message wraps around and is above every limit.
-        (message.len() as u64).wrapping_sub(1) < self.max_message_size && self.fork.is_current()
+        (message.len() as u64).wrapping_sub(1) < self.options.max_message_size && self.fork.is_current()
     }
 
     /// A message that is not plain.
@@ -80,7 +79,7 @@ impl Shared {
         if message.is_empty() {
             return if self.queue.is_closed() { Err(self.lifecycle.why_stopped()) } else { Ok(()) };
         }
-        Err(Error::MessageTooLarge { size: message.len() as u64, limit: self.max_message_size })
+        Err(Error::MessageTooLarge { size: message.len() as u64, limit: self.options.max_message_size })
     }
 
     /// The queue knows that it refused, but not all about it.
@@ -173,7 +172,9 @@ impl Shared {
             self.poller.wake();
         }
         match crew {
-            Some(crew) if !reports.is_empty() && self.on_error.is_some() => crew.while_away(|| self.deliver(reports)),
+            Some(crew) if !reports.is_empty() && self.options.on_error.is_some() => {
+                crew.while_away(|| self.deliver(reports))
+            }
             _ => self.deliver(reports),
         }
         match next {
@@ -216,7 +217,7 @@ impl Shared {
         }
         let _delivery = Delivery(self);
         // Muted, it may be that this very thread delivers already.
-        if let Some(on_error) = self.on_error.as_ref().filter(|_| !self.muted.load(Ordering::Relaxed)) {
+        if let Some(on_error) = self.options.on_error.as_ref().filter(|_| !self.muted.load(Ordering::Relaxed)) {
             self.call_back(on_error, &reports);
         }
     }

@@ -1,25 +1,14 @@
-//! What the sender works with: the options that it needs, the queue, the poller, and what it counts beside the account.
+//! What the sender works with: the options, the queue, the poller, and what it counts beside the account.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-use std::time::Duration;
 
+use crate::options::WriterOptions;
 use crate::sys::event::Poller;
 
 use super::crew::Crew;
 use super::queue::Queue;
-
-/// What the sender needs to know of the options.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    pub(crate) write_timeout: Duration,
-    pub(crate) dial_timeout: Duration,
-    pub(crate) max_backoff: Duration,
-    pub(crate) write_buffer_size: u32,
-    pub(crate) max_attempts: u32,
-    pub(crate) drain_until_deadline: bool,
-}
 
 /// What the sender counts beside the account. Only the sender writes.
 #[derive(Debug, Default)]
@@ -41,7 +30,7 @@ pub(crate) struct World<'a> {
     /// The threads that drive this writer and others, if the caller is one of them.
     pub(super) crew: Option<&'a Arc<Crew>>,
     pub(crate) path: &'a Path,
-    pub(crate) settings: &'a Settings,
+    pub(crate) options: &'a WriterOptions,
     pub(crate) queue: &'a Queue,
     pub(crate) poller: &'a Poller,
     pub(crate) counters: &'a Counters,
