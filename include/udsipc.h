@@ -94,6 +94,8 @@
  * After a _stop function has returned, no callback of that handle runs or will run. Inside a callback of the same
  * handle it returns UDSIPC_ERR_WOULD_DEADLOCK and changes nothing. A _free function may be called inside a callback of
  * the same handle: it returns at once, callbacks that are running go on to their end, and none begins any more.
+ * When all handles are stopped or freed, no thread of the library is left, and it may be unloaded (dlclose(3)); after a
+ * _free inside a callback one may be on its way to its end still.
  *
  * A callback must return. An exception of C++ or a longjmp must not leave it: the behaviour is undefined, and most
  * likely the end of the process. udsipc.hpp catches them.
