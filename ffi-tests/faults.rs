@@ -19,6 +19,7 @@ fn show(scenario: &str, printed: &str) {
 
 program! { crashes from "ffi-tests/faults/crashes.c" as "c11", crate::show:
     reader_killed_under_load
+    reader_of_many_writers_killed
     reader_killed_while_frozen
     reader_stopped_for_seconds
     reader_frozen_in_a_callback

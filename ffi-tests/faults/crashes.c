@@ -36,6 +36,34 @@ static void reader_killed_under_load(void)
     CHECK(all.connections >= 60);
 }
 
+/* Sixty-four writers of one process wait for each other's turns, and send the end of a burst along with its beginning. The
+   small buffer lets most sends end in the middle of one of the two batches. */
+static void small_buffer(udsipc_writer_options *options)
+{
+    CHECK_OK(udsipc_writer_options_set_write_buffer_size(options, 24 << 10));
+}
+
+static void reader_of_many_writers_killed(void)
+{
+    struct path path = in_scratch("s");
+    struct writer_job job = {.path = path.text, .count = 64, .burst = 70, .longest = 2000, .configure = small_buffer};
+    open_ledger(job.count);
+    reader_job.path = path.text;
+    writers[0] = start_writers(&job);
+    for (int kills = 0; kills < 40; kills++) {
+        pid_t reader = start_reader(&reader_job);
+        WAIT_DELIVERED(5000 + kills * 977);
+        kill_reader(reader);
+    }
+    pid_t reader = start_reader(&reader_job);
+    WAIT_DELIVERED(1000);
+    end_writers(writers, 1);
+    end_readers(reader);
+    struct sums all = settle();
+    CHECK_INT(all.abandoned, 0);
+    CHECK(all.connections >= 40 * job.count / 2);
+}
+
 /* A reader that is killed while it holds back many unread messages. */
 static void reader_killed_while_frozen(void)
 {
@@ -303,6 +331,7 @@ static void host_exits_without_stop(void)
 
 static const struct scenario scenarios[] = {
     SCENARIO(reader_killed_under_load),
+    SCENARIO(reader_of_many_writers_killed),
     SCENARIO(reader_killed_while_frozen),
     SCENARIO(reader_stopped_for_seconds),
     SCENARIO(reader_frozen_in_a_callback),
