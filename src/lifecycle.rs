@@ -86,8 +86,8 @@ pub(crate) enum Stop {
     Lead(Driver),
     /// Wait for the one who carries it out; the deadline may have been brought forward.
     Follow(Driver),
-    /// Nothing: this is how it ended.
-    Over(Ending),
+    /// Nothing: it is over.
+    Over,
 }
 
 /// The state of one handle.
@@ -158,7 +158,7 @@ impl Lifecycle {
                 state.phase = Phase::Draining { since, deadline: earlier(deadline, mine) };
                 Stop::Follow(driver)
             }
-            Phase::Stopped => Stop::Over(state.ending.unwrap_or(Ending::Clean)),
+            Phase::Stopped => Stop::Over,
         }
     }
 
@@ -210,13 +210,6 @@ impl Lifecycle {
     /// Refuses a call that waits for this handle when it is made from inside one of its callbacks.
     pub(crate) fn refuse_in_callback(&self, call: &'static str) -> Result<()> {
         if self.in_callback() { Err(Error::WouldDeadlock { call }) } else { Ok(()) }
-    }
-}
-
-impl Stop {
-    /// What a caller who comes after the end is told.
-    pub(crate) fn over(ending: Ending) -> Result<()> {
-        ending.to_result()
     }
 }
 
@@ -277,7 +270,7 @@ mod tests {
         assert!(matches!(life.start(|| unreachable!()), Err(Error::Stopped)));
         life.finish(Ending::Undelivered(3));
         life.finish(Ending::Clean);
-        assert_eq!(life.stop(LONG), Stop::Over(Ending::Undelivered(3)));
+        assert_eq!(life.stop(LONG), Stop::Over);
         assert!(matches!(life.wait_until_stopped(), Err(Error::Undelivered(3))));
         assert!(matches!(life.dispatch(), Err(Error::Stopped)));
     }

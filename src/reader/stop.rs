@@ -29,7 +29,7 @@ impl Shared {
 
     pub(crate) fn stop(&self, timeout: Duration) -> Result<()> {
         match self.lifecycle.stop(timeout) {
-            Stop::Over(ending) => return Stop::over(ending),
+            Stop::Over => {}
             Stop::Follow(_) => {
                 let _held = self.gone_lock.lock();
                 self.gone.notify_all(); // the deadline may be earlier now

@@ -127,7 +127,7 @@ pub(crate) fn send_two(fd: BorrowedFd<'_>, pieces: [&[u8]; 2]) -> io::Result<usi
     let mut pieces =
         pieces.map(|piece| libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() });
     // SAFETY: a msghdr is a C struct of pointers and numbers, for which zeroes say: none.
-    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = pieces.as_mut_ptr();
     message.msg_iovlen = pieces.len() as _;
     retry_eintr(|| {

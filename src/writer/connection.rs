@@ -25,24 +25,21 @@ pub(crate) struct Connection {
     pub(crate) stalled: Option<Instant>,
     /// A send has told of the reader's end over unread bytes, or may have: see [`Connection::send`].
     pub(crate) reset: bool,
-    /// The last send took a part, and the kernel has not said since that it is full.
-    pub(crate) short: bool,
 }
 
 impl Connection {
-    /// Sends, and takes note of what the kernel says of the reader's end. It says so once: a send of several pieces that
-    /// meets the end between two of them takes the error off the socket and returns a short count
-    /// (`sock_alloc_send_pskb`). A short count that no EAGAIN explains is therefore a reason for doubt.
-    pub(crate) fn send(&mut self, pieces: [&[u8]; 2]) -> io::Result<usize> {
-        let result = match pieces {
+    /// Sends, and takes note of what the kernel says of the reader's end. It says so once, and a send that meets the end
+    /// on its way takes that off the socket and returns a short count (`sock_alloc_send_pskb`). The hang-up that comes
+    /// before it stays (`unix_release_sock`), so a short count with a hang-up behind it is a reason for doubt.
+    pub(crate) fn send(&mut self, batches: [&[u8]; 2]) -> io::Result<usize> {
+        let result = match batches {
             [all, []] => socket::send(self.fd.as_fd(), all),
-            _ => socket::send_two(self.fd.as_fd(), pieces),
+            _ => socket::send_two(self.fd.as_fd(), batches),
         };
-        match &result {
-            Ok(bytes) => self.short = *bytes < pieces[0].len() + pieces[1].len(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.short = false,
-            Err(error) => self.reset |= error.kind() == io::ErrorKind::ConnectionReset,
-        }
+        self.reset |= match &result {
+            Ok(bytes) => *bytes < batches[0].len() + batches[1].len() && socket::has_hung_up(self.fd.as_fd()),
+            Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
+        };
         result
     }
 

@@ -5,6 +5,7 @@ use crate::frame::{self, Prefix};
 
 use super::batch::Batch;
 use super::queue::{Fate, Queue};
+use super::window::Window;
 
 /// The batches in the sender's hands, or none.
 #[derive(Debug, Default)]
@@ -55,14 +56,15 @@ impl Front {
     }
 
     /// The kernel has taken `bytes` more. Returns how many messages are whole now, for the first time.
-    pub(crate) fn advance(&mut self, mut bytes: usize, queue: &Queue) -> u64 {
-        let mut count = 0;
-        while bytes > 0
-            && let Some(batch) = &self.batch
-        {
-            let here = bytes.min(batch.bytes.len() - self.taken);
-            count += self.advance_first(here, queue);
-            bytes -= here;
+    pub(crate) fn advance(&mut self, bytes: usize, queue: &Queue, window: &mut Window) -> u64 {
+        let (mut left, mut count) = (bytes, 0);
+        while left > 0 {
+            let Some(batch) = &self.batch else { break };
+            let here = left.min(batch.bytes.len() - self.taken);
+            let messages = self.advance_first(here, queue);
+            window.sent(here, messages);
+            count += messages;
+            left -= here;
         }
         count
     }
@@ -150,6 +152,10 @@ mod tests {
         queue.take().expect("a batch")
     }
 
+    fn window() -> Window {
+        Window::new(1 << 19)
+    }
+
     fn two_batches() -> (Front, Queue) {
         let (mut front, queue) = front_of(&[b"abc", b"de"]);
         front.take_along(|| Some(batch_of(&[b"f", b"gh", b"ijk"], &queue)));
@@ -160,13 +166,13 @@ mod tests {
     #[test]
     fn a_frame_counts_when_its_last_byte_is_taken() {
         let (mut front, queue) = front_of(&[b"abc", b"de", b"f"]);
-        assert_eq!(front.advance(3, &queue), 0);
+        assert_eq!(front.advance(3, &queue, &mut window()), 0);
         assert!(front.is_torn());
-        assert_eq!(front.advance(1, &queue), 1);
+        assert_eq!(front.advance(1, &queue, &mut window()), 1);
         assert!(!front.is_torn());
-        assert_eq!(front.advance(4, &queue), 1);
+        assert_eq!(front.advance(4, &queue, &mut window()), 1);
         assert_eq!(queue.account().sent.messages, 2);
-        assert_eq!(front.advance(1, &queue), 1);
+        assert_eq!(front.advance(1, &queue, &mut window()), 1);
         assert!(front.is_empty());
         assert_eq!(queue.account().sent, Count { messages: 3, bytes: 6 });
     }
@@ -174,18 +180,18 @@ mod tests {
     #[test]
     fn a_torn_frame_begins_again_whole() {
         let (mut front, queue) = front_of(&[b"abc", b"de"]);
-        front.advance(6, &queue);
+        front.advance(6, &queue, &mut window());
         assert!(front.is_torn());
         front.rewind();
         assert_eq!(front.rest(), [&b"\x02de"[..], b""]);
-        assert_eq!(front.advance(3, &queue), 1);
+        assert_eq!(front.advance(3, &queue, &mut window()), 1);
         assert!(front.is_empty());
     }
 
     #[test]
     fn the_first_frame_alone_can_be_given_up() {
         let (mut front, queue) = front_of(&[b"poison", b"de"]);
-        front.advance(3, &queue);
+        front.advance(3, &queue, &mut window());
         front.rewind();
         front.abandon_first(&queue);
         assert_eq!(front.rest(), [&b"\x02de"[..], b""]);
@@ -199,12 +205,12 @@ mod tests {
     fn one_send_can_end_in_the_second_batch() {
         let (mut front, queue) = two_batches();
         assert_eq!(front.rest(), [&b"\x03abc\x02de"[..], b"\x01f\x02gh\x03ijk"]);
-        assert_eq!(front.advance(10, &queue), 3);
+        assert_eq!(front.advance(10, &queue, &mut window()), 3);
         assert!(front.is_torn());
         assert_eq!(front.rest(), [&b"gh\x03ijk"[..], b""]);
         front.rewind();
         assert_eq!(front.rest(), [&b"\x02gh\x03ijk"[..], b""]);
-        assert_eq!(front.advance(7, &queue), 2);
+        assert_eq!(front.advance(7, &queue, &mut window()), 2);
         assert!(front.is_empty());
         assert_eq!(queue.account().sent, Count { messages: 5, bytes: 11 });
     }
@@ -212,15 +218,27 @@ mod tests {
     #[test]
     fn the_second_batch_comes_forward_when_the_first_is_done_or_given_up() {
         let (mut front, queue) = two_batches();
-        assert_eq!(front.advance(5, &queue), 1);
+        assert_eq!(front.advance(5, &queue, &mut window()), 1);
         front.rewind();
         front.abandon_first(&queue);
         assert_eq!(front.rest(), [&b"\x01f\x02gh\x03ijk"[..], b""]);
         assert!(!front.is_torn());
         let (mut front, queue) = two_batches();
-        assert_eq!(front.advance(4, &queue), 1);
+        assert_eq!(front.advance(4, &queue, &mut window()), 1);
         assert_eq!(front.abandon_rest(&queue), 4);
         assert!(front.is_empty());
         assert_eq!((queue.account().sent.messages, queue.account().abandoned.messages), (1, 4));
+    }
+
+    #[test]
+    fn the_window_knows_where_each_batch_ends() {
+        let queue = Queue::new(2000, 0);
+        let mut front = Front::default();
+        front.load(batch_of(&[&[1; 100][..]; 600], &queue));
+        front.take_along(|| Some(batch_of(&[&[1; 100][..]; 300], &queue)));
+        let mut window = window();
+        front.advance(900 * 101, &queue, &mut window);
+        window.all_read();
+        assert_eq!(window.in_doubt(), 300);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! - `batch`: whole frames, and the memory for them
 //! - `queue`: batches between producers and the sender, and the account of every message
-//! - `front`: the batch being written, frame by frame
+//! - `front`: the one or two batches being written, frame by frame
 //! - `window`: which messages the reader may not have read
 //! - `connection`: one connection: what the kernel says of it
 //! - `link`: the states of the connection
@@ -317,7 +317,7 @@ impl Writer {
         shared.queue.close();
         match shared.lifecycle.stop(Duration::ZERO) {
             Stop::Lead(Driver::Host | Driver::Nobody) => shared.give_up_undriven(),
-            Stop::Lead(Driver::Threads) | Stop::Follow(_) | Stop::Over(_) => shared.poller.wake(),
+            Stop::Lead(Driver::Threads) | Stop::Follow(_) | Stop::Over => shared.poller.wake(),
         }
     }
 }

@@ -21,6 +21,7 @@ use super::batch::{self, Batch, TRIM_AFTER};
 use super::connection::{Connection, SOCKET};
 use super::front::Front;
 use super::link::{Farewell, Link};
+use super::queue::Queue;
 use super::window::Window;
 use super::world::{World, add};
 
@@ -42,6 +43,7 @@ const BACKLOG_LONGEST: Duration = Duration::from_millis(20);
 const LONE_GAP: Duration = Duration::from_micros(20);
 /// After so many lone messages the kernel is asked whether they have been read.
 const LOOK_AFTER: u64 = 32;
+
 /// Something to tell the error callback, `times` times.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -217,14 +219,8 @@ impl Sender {
         }
         world.socket.store(fd.as_raw_fd(), Ordering::Relaxed);
         self.nobody_listens = false;
-        self.link = Link::Up(Connection {
-            fd,
-            made: now,
-            window: Window::new(send_buffer),
-            stalled: None,
-            reset: false,
-            short: false,
-        });
+        self.link =
+            Link::Up(Connection { fd, made: now, window: Window::new(send_buffer), stalled: None, reset: false });
     }
 
     fn dial_failed(&mut self, now: Instant, error: io::Error, world: World<'_>) {
@@ -247,8 +243,9 @@ impl Sender {
         connection.look_whether_all_is_read();
         let mut turn = 0;
         let cause = loop {
+            let crowded = world.is_crowded();
             if self.front.is_empty() {
-                match next_batch(turn, &mut self.patience, world) {
+                match next_batch(turn, crowded, &mut self.patience, world.queue) {
                     Some(batch) => self.front.load(batch),
                     None => {
                         connection.flows(world.poller);
@@ -256,22 +253,21 @@ impl Sender {
                     }
                 }
             }
-            if world.is_crowded() {
+            if crowded {
                 // The end of a burst often lies in a batch of its own. Where it is not alone, each call costs the reader
                 // a turn as well.
                 self.front.take_along(|| world.queue.take());
             }
             match connection.send(self.front.rest()) {
                 Ok(bytes) => {
-                    let messages = self.front.advance(bytes, world.queue);
-                    connection.window.sent(bytes, messages);
+                    let messages = self.front.advance(bytes, world.queue, &mut connection.window);
                     connection.flows(world.poller);
                     if messages > 0 {
                         self.attempts = 0;
                     }
                     turn += bytes;
-                    let enough = turn >= TURN || (turn >= SHARED_TURN && world.is_crowded());
-                    if enough || (turn > 0 && past_deadline(phase)) {
+                    let enough = if crowded { SHARED_TURN } else { TURN };
+                    if turn >= enough || (turn > 0 && past_deadline(phase)) {
                         return Pumped::Turn;
                     }
                 }
@@ -295,8 +291,7 @@ impl Sender {
     /// whether everything was read, and the messages of the next connection must not overtake the last ones of this.
     /// A close empties the kernel's buffer, so an empty one tells the two apart.
     fn broken(&mut self, now: Instant, cause: Option<io::Error>, world: World<'_>) {
-        let Link::Up(mut connection) = self.take_link(now) else { return };
-        connection.reset |= connection.short && socket::has_hung_up(connection.fd.as_fd());
+        let Link::Up(connection) = self.take_link(now) else { return };
         let unread = socket::bytes_unread_by_peer(connection.fd.as_fd()).unwrap_or(0);
         if unread == 0 {
             return self.lose(now, connection, cause, false, world);
@@ -399,8 +394,7 @@ impl Sender {
         self.front.load(batch);
         // What the kernel does not take, and what it says of a broken connection, the sender will be told again.
         if let Ok(bytes) = connection.send(self.front.rest()) {
-            let messages = self.front.advance(bytes, world.queue);
-            connection.window.sent(bytes, messages);
+            let messages = self.front.advance(bytes, world.queue, &mut connection.window);
             if messages > 0 {
                 self.attempts = 0;
             }
@@ -454,9 +448,8 @@ enum Pumped {
 
 /// On a busy queue a batch fills in a moment: to wait for that is cheaper than to take the lock from the producers for a
 /// few messages, or to sleep and be woken by them. Where other writers wait, their turn is long enough for that.
-fn next_batch(turn: usize, patience: &mut Patience, world: World<'_>) -> Option<Batch> {
-    let queue = world.queue;
-    if turn < BUSY || world.is_crowded() {
+fn next_batch(turn: usize, crowded: bool, patience: &mut Patience, queue: &Queue) -> Option<Batch> {
+    if turn < BUSY || crowded {
         return queue.take();
     }
     let mut sealed = queue.take_sealed();

@@ -21,7 +21,7 @@ use super::rota::{Asked, Turns};
 use super::sender::{Next, Report, Sender};
 use super::world::{Counters, World};
 
-/// What the handle and the thread share.
+/// What the handle shares with the threads that drive the writer.
 pub(super) struct Shared {
     pub(super) path: PathBuf,
     pub(super) options: WriterOptions,
@@ -239,7 +239,7 @@ impl Shared {
     pub(super) fn stop(self: &Arc<Self>, timeout: Duration) -> Result<()> {
         self.queue.close();
         match self.lifecycle.stop(timeout) {
-            Stop::Over(_) => {}
+            Stop::Over => {}
             Stop::Lead(Driver::Nobody) => self.give_up_undriven(),
             Stop::Follow(_) => self.poller.wake(), // the deadline may be earlier now
             // The caller does it himself, also beside threads of ours: they may be busy with other writers.

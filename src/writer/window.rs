@@ -5,13 +5,14 @@
 //! last that many bytes are in doubt, and no others.
 //!
 //! An empty kernel buffer (SIOCOUTQ) says that the reader's process has read everything. A libudsipc reader has then handed
-//! it out, but for one message; the Go library's may hold as much as its buffer takes, so that much stays in doubt.
+//! it out, but for one message; the Go library's may hold as much as its buffer takes, so that much stays in doubt, and what
+//! went before it in the same batch.
 
 use std::collections::VecDeque;
 
 use crate::frame::READ_BUFFER;
 
-/// How finely the bound is known, in bytes of the stream.
+/// How finely the bound is known, in bytes of the stream; where a send or a batch was longer, no finer than that.
 const STEP: u64 = 512;
 
 /// A send begins while less than the whole buffer is charged, so one more piece of the kernel's may be in flight
@@ -32,7 +33,7 @@ struct Mark {
 pub(crate) struct Window {
     reach: u64,
     sent: Mark,
-    /// Positions of the stream that are in doubt, a step apart.
+    /// Positions of the stream that are in doubt, a step apart at least: where a send or a batch ended.
     marks: VecDeque<Mark>,
     /// Everything before this is out of doubt.
     safe: Mark,
