@@ -152,14 +152,15 @@ sanitize-address:
 	$(call SANITIZED,address) $(PROOF)
 	@$(call counted,$(call SANITIZED,address) --lib --test c_abi --test faults $(call C_PROGRAMS,address))
 
-# The standard library has no sanitizer in it, which only ThreadSanitizer minds: see thread.supp. A child of a process with
-# threads may go on, but is not looked at.
+# The standard library has no sanitizer in it, which only ThreadSanitizer minds: see thread.supp and src/sys/lock.rs. A child of
+# a process with threads may go on, but is not looked at.
+TSAN_FLAGS := -Cunsafe-allow-abi-mismatch=sanitizer --cfg thread_sanitizer
 sanitize-thread: export TSAN_OPTIONS = exitcode=66:halt_on_error=1:die_after_fork=0:suppressions=$(abspath $(CHECKS))/thread.supp
 sanitize-thread:
 	$(need_cargo)
 	$(call need,$(SANITIZER_TOOLS))
-	$(call SANITIZED,thread,-Cunsafe-allow-abi-mismatch=sanitizer) $(PROOF)
-	@$(call counted,$(call SANITIZED,thread,-Cunsafe-allow-abi-mismatch=sanitizer) \
+	$(call SANITIZED,thread,$(TSAN_FLAGS)) $(PROOF)
+	@$(call counted,$(call SANITIZED,thread,$(TSAN_FLAGS)) \
 		--lib --test c_abi --test faults $(call C_PROGRAMS,thread))
 
 # The library as it is installed, and the C programs, under valgrind.

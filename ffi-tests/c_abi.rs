@@ -120,6 +120,7 @@ program! { crew from "ffi-tests/c/crew.c" as "c11", crate::silent:
     regress_the_first_ending_is_the_one_that_is_told
     regress_a_stop_does_not_wait_for_the_callback_of_another
     regress_nothing_is_left_when_free_returns
+    regress_a_forked_child_meets_no_thread_of_its_parent
 }
 
 program! { threads from "ffi-tests/c/threads.c" as "c11", crate::silent:

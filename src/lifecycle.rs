@@ -8,9 +8,8 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::error::{Error, Result};
+use crate::sys::lock::{Condvar, Mutex};
 
 /// Who moves the handle on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +101,7 @@ impl Lifecycle {
     pub(crate) fn new() -> Lifecycle {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let state = State { driver: Driver::Nobody, phase: Phase::Running, ending: None };
-        Lifecycle { id: NEXT.fetch_add(1, Ordering::Relaxed), state: Mutex::new(state), changed: Condvar::new() }
+        Lifecycle { id: NEXT.fetch_add(1, Ordering::Relaxed), state: Mutex::new(state), changed: Condvar::default() }
     }
 
     /// `start` was called. With `Now`, `spawn` runs while no other call can come between; its failure undoes the start.
@@ -174,7 +173,7 @@ impl Lifecycle {
     pub(crate) fn wait_until_stopped(&self) -> Result<()> {
         let mut state = self.state.lock();
         while state.phase != Phase::Stopped {
-            self.changed.wait(&mut state);
+            state = self.changed.wait(state);
         }
         state.ending.unwrap_or(Ending::Clean).to_result()
     }

@@ -17,9 +17,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use crate::error::{Error, Result};
+use crate::sys::lock::Mutex;
 use crate::sys::{file, socket};
 use crate::systemd::Environment;
 

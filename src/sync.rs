@@ -1,38 +1,29 @@
-//! Locks, channels and atomics of the queue between producers and the sender: `parking_lot`, `crossbeam-channel` and the
-//! standard library's, or under `--cfg loom` what takes their place so that every interleaving can be tried
-//! (`writer::model`).
+//! Locks, condition variables, channels and atomics of what `writer::model` tries in every interleaving: those that all
+//! others use (`sys::lock`, `crossbeam-channel`, the standard library), or under `--cfg loom` what takes their place.
 
 #[cfg(not(loom))]
 pub(crate) use {
+    crate::sys::lock::{Condvar, Mutex},
     crossbeam_channel::{Receiver, Sender, bounded},
-    parking_lot::{Condvar, Mutex, MutexGuard},
     std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence},
 };
 
 #[cfg(loom)]
 pub(crate) use {
     loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence},
-    substitutes::{Condvar, Mutex, MutexGuard, Receiver, Sender, bounded},
+    substitutes::{Condvar, Mutex, Receiver, Sender, bounded},
 };
 
 /// The same interfaces on loom's primitives.
 #[cfg(loom)]
 mod substitutes {
     use std::collections::VecDeque;
-    use std::ops::{Deref, DerefMut};
     use std::time::Instant;
 
-    use loom::sync::Arc;
+    use loom::sync::{Arc, MutexGuard};
 
-    #[derive(Debug)]
+    #[derive(Debug, Default)]
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
-
-    /// Empty only while a condition variable or `unlocked` has the lock.
-    #[derive(Debug)]
-    pub(crate) struct MutexGuard<'a, T> {
-        lock: &'a loom::sync::Mutex<T>,
-        held: Option<loom::sync::MutexGuard<'a, T>>,
-    }
 
     impl<T> Mutex<T> {
         pub(crate) fn new(value: T) -> Mutex<T> {
@@ -40,46 +31,17 @@ mod substitutes {
         }
 
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-            MutexGuard { lock: &self.0, held: self.0.lock().ok() }
+            self.0.lock().expect("no panic")
         }
     }
 
-    impl<T> MutexGuard<'_, T> {
-        pub(crate) fn unlocked(guard: &mut Self, body: impl FnOnce()) {
-            guard.held = None;
-            body();
-            guard.held = guard.lock.lock().ok();
-        }
-    }
-
-    impl<T> Deref for MutexGuard<'_, T> {
-        type Target = T;
-        fn deref(&self) -> &T {
-            self.held.as_deref().expect("the lock is held")
-        }
-    }
-
-    impl<T> DerefMut for MutexGuard<'_, T> {
-        fn deref_mut(&mut self) -> &mut T {
-            self.held.as_deref_mut().expect("the lock is held")
-        }
-    }
-
-    #[derive(Debug)]
+    #[derive(Debug, Default)]
     pub(crate) struct Condvar(loom::sync::Condvar);
 
     impl Condvar {
-        pub(crate) fn new() -> Condvar {
-            Condvar(loom::sync::Condvar::new())
-        }
-
-        fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-            guard.held = guard.held.take().and_then(|held| self.0.wait(held).ok());
-        }
-
         /// Time does not pass in a model: what is not notified waits for ever.
-        pub(crate) fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, _deadline: Instant) {
-            self.wait(guard);
+        pub(crate) fn wait_until<'a, T>(&self, held: MutexGuard<'a, T>, _deadline: Instant) -> MutexGuard<'a, T> {
+            self.0.wait(held).expect("no panic")
         }
 
         pub(crate) fn notify_all(&self) {

@@ -24,9 +24,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use crate::error::{Error, Result};
+use crate::sys::lock::Mutex;
 use crate::sys::{
     self,
     socket::{self, Kind},

@@ -485,6 +485,65 @@ static void regress_nothing_is_left_when_free_returns(void)
     close(strangers);
 }
 
+/* ---- a child of fork, and threads that waited in the library when it was forked ---- */
+
+static udsipc_writer *writer_for_few(const char *path, uint32_t messages)
+{
+    udsipc_writer_options *options = udsipc_writer_options_new();
+    udsipc_writer *writer = NULL;
+    CHECK_OK(udsipc_writer_options_set_max_buffered_writes(options, messages));
+    CHECK_OK(udsipc_writer_new(path, options, &writer));
+    CHECK_OK(udsipc_writer_start(writer));
+    udsipc_writer_options_free(options);
+    return writer;
+}
+
+static void *wait_for_room_again_and_again(void *writer)
+{
+    while (udsipc_write_message_timeout((udsipc_writer *)writer, "x", 1, 1000) == UDSIPC_ERR_TIMEOUT)
+        continue;
+    return NULL;
+}
+
+static void *write_beyond_the_limit(void *path)
+{
+    udsipc_writer *writer = writer_for_few((const char *)path, 4);
+    for (int i = 0; i < 500; i++)
+        CHECK_OK(udsipc_write_message_timeout(writer, "hello", 5, PATIENCE_MS));
+    CHECK_OK(udsipc_writer_stop(writer, PATIENCE_MS));
+    udsipc_writer_free(writer);
+    return NULL;
+}
+
+static void write_and_read_in_child(void *path)
+{
+    struct inbox inbox = INBOX;
+    udsipc_reader *reader = started_reader((const char *)path, &inbox);
+    pthread_t producers[4];
+    for (size_t i = 0; i < 4; i++)
+        CHECK(pthread_create(&producers[i], NULL, write_beyond_the_limit, path) == 0);
+    for (size_t i = 0; i < 4; i++)
+        pthread_join(producers[i], NULL);
+    CHECK_OK(udsipc_reader_stop(reader, PATIENCE_MS));
+    CHECK_INT(inbox_count(&inbox), 2000);
+    udsipc_reader_free(reader);
+}
+
+/* Locks of the library remembered who waited, and a child waited for them, or followed pointers to their stacks. */
+static void regress_a_forked_child_meets_no_thread_of_its_parent(void)
+{
+    struct path nobody = in_scratch("nobody"), path = in_scratch("child");
+    udsipc_writer *writer = writer_for_few(nobody.text, 1);
+    CHECK_OK(udsipc_write_message(writer, "x", 1));
+    pthread_t waiting;
+    CHECK(pthread_create(&waiting, NULL, wait_for_room_again_and_again, writer) == 0);
+    for (int i = 0; i < 30; i++)
+        join_child(start_child(write_and_read_in_child, path.text));
+    CHECK_STATUS(udsipc_writer_stop(writer, 0), UDSIPC_ERR_TIMEOUT);
+    pthread_join(waiting, NULL);
+    udsipc_writer_free(writer);
+}
+
 static const struct scenario scenarios[] = {
     SCENARIO(fifty_writers_keep_their_order),
     SCENARIO(a_hundred_idle_writers_are_no_more_threads_than_one),
@@ -499,6 +558,7 @@ static const struct scenario scenarios[] = {
     SCENARIO(regress_the_first_ending_is_the_one_that_is_told),
     SCENARIO(regress_a_stop_does_not_wait_for_the_callback_of_another),
     SCENARIO(regress_nothing_is_left_when_free_returns),
+    SCENARIO(regress_a_forked_child_meets_no_thread_of_its_parent),
 };
 
 int main(int argc, char **argv)

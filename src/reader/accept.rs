@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use parking_lot::MutexGuard;
-
 use crate::error::{Context, Error};
 use crate::sys::event::Interest;
+use crate::sys::lock::MutexGuard;
 use crate::sys::socket;
 
 use super::connection::{Ended, Slot};

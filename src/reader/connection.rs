@@ -4,10 +4,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use crate::error::{Context, Error};
 use crate::patience::Patience;
+use crate::sys::lock::Mutex;
 use crate::sys::socket;
 
 use super::Connection;

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use crate::error::{Context, Error, Result};
 use crate::sys::event::{Event, Interest, NO_EVENT};
+use crate::sys::lock::Mutex;
 use crate::sys::socket;
 
 use super::connection::{Ended, Slot};

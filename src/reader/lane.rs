@@ -5,11 +5,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
-
 use crate::error::{Error, Result};
 use crate::frame::READ_BUFFER;
 use crate::patience::Patience;
+use crate::sys::lock::Mutex;
 
 /// How often a thread looks whether more comes on a busy connection.
 const LOOKS: u32 = 16;

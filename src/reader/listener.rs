@@ -5,12 +5,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use parking_lot::Mutex;
-
 use crate::error::Result;
 use crate::options::ReaderOptions;
 use crate::path::{self, Claim};
 use crate::sys::event::{Interest, Key, Poller};
+use crate::sys::lock::Mutex;
 use crate::sys::socket;
 use crate::systemd::{self, Environment};
 

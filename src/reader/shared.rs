@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::error::{Context, Error, Result};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::ReaderMetrics;
 use crate::options::ReaderOptions;
 use crate::sys::event::{Key, Poller};
+use crate::sys::lock::{Condvar, Mutex};
 use crate::sys::thread::Threads;
 use crate::sys::{self, fork};
 use crate::systemd::Environment;
@@ -131,7 +130,7 @@ impl Shared {
             forced: AtomicBool::new(false),
             cut_short: AtomicBool::new(false),
             working: AtomicUsize::new(0),
-            gone: Condvar::new(),
+            gone: Condvar::default(),
             gone_lock: Mutex::new(()),
             muted: AtomicBool::new(false),
             turnstile: (options.max_handler_threads == 1).then(Mutex::default),

@@ -104,14 +104,14 @@ impl Shared {
                 self.drive(Some(DRAIN_LOOK));
                 continue;
             }
-            let mut held = self.gone_lock.lock();
+            let held = self.gone_lock.lock();
             if (emptied && self.table.len() == 0) || self.deadline() != deadline {
                 continue;
             }
             let look = (!emptied).then(|| Instant::now() + DRAIN_LOOK);
             match earlier(deadline, look) {
-                Some(until) => drop(self.gone.wait_until(&mut held, until)),
-                None => self.gone.wait(&mut held),
+                Some(until) => drop(self.gone.wait_until(held, until)),
+                None => drop(self.gone.wait(held)),
             }
         }
     }
@@ -132,7 +132,7 @@ impl Shared {
         let mut held = self.gone_lock.lock();
         // Callbacks in calls of the host.
         while self.table.len() > 0 || self.working.load(Ordering::SeqCst) > 0 {
-            self.gone.wait_for(&mut held, DRAIN_LOOK);
+            held = self.gone.wait_until(held, Instant::now() + DRAIN_LOOK);
         }
     }
 

@@ -11,8 +11,10 @@ const LINE: usize = 64;
 #[inline(always)]
 pub(crate) fn fetch_for_writing(filled: &[u8], ahead: usize, len: usize) {
     let first = filled.as_ptr().wrapping_add(filled.len() + ahead);
+    // Two lines cover most messages; to ask for one too many costs less than to find out.
     fetch_line_for_writing(first);
-    let mut at = LINE;
+    fetch_line_for_writing(first.wrapping_add(LINE));
+    let mut at = 2 * LINE;
     while at < len {
         fetch_line_for_writing(first.wrapping_add(at));
         at += LINE;

@@ -2,6 +2,7 @@
 //!
 //! - `socket`: listen, accept, connect, send, receive, socket options, peer identity
 //! - `event`: one epoll set with a wake-up and a timer
+//! - `lock`: locks that a forked child can use
 //! - `thread`: threads born with all signals blocked
 //! - `fork`: whether this process is the one that made a handle
 //! - `file`: what the standard library lacks of files: lock, group
@@ -14,6 +15,7 @@ pub(crate) mod cache;
 pub(crate) mod event;
 pub(crate) mod file;
 pub(crate) mod fork;
+pub(crate) mod lock;
 pub(crate) mod socket;
 pub(crate) mod thread;
 

@@ -4,7 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::thread::{Builder, JoinHandle};
 
-use parking_lot::Mutex;
+use super::lock::Mutex;
 
 /// Callbacks run on these threads, so the stack is what a callback may use: 1 MiB, touched only as it is used.
 const STACK: usize = 1 << 20;

@@ -4,10 +4,9 @@ use std::collections::TryReserveError;
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
-
 use crate::frame;
 use crate::sys::cache;
+use crate::sys::lock::{Mutex, MutexGuard};
 
 /// How much a batch gathers: two of the kernel's largest buffers of a stream socket (`SKB_MAX_HEAD(0) + 32 KiB`).
 pub(crate) const BATCH: usize = 64 << 10;

@@ -14,10 +14,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use crate::error::{Error, Result};
 use crate::sys::event::{Event, Interest, Key, NO_EVENT, Poller};
+use crate::sys::lock::Mutex;
 use crate::sys::thread::Threads;
 use crate::sys::{self, fork};
 

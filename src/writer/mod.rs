@@ -21,14 +21,13 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::error::{Error, Result};
 use crate::lifecycle::{Driver, Lifecycle, Phase, Stop};
 use crate::metrics::WriterMetrics;
 use crate::options::WriterOptions;
 use crate::sys::event::Poller;
 use crate::sys::fork;
+use crate::sys::lock::{Condvar, Mutex};
 
 mod batch;
 mod connection;
@@ -96,7 +95,7 @@ impl Writer {
             losses_told: AtomicU64::new(0),
             delivering: Mutex::new(()),
             undelivered: Mutex::new(0),
-            delivered: Condvar::new(),
+            delivered: Condvar::default(),
             muted: AtomicBool::new(false),
             fork: fork::Token::of_this_process().map_err(resources)?,
         };

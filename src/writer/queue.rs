@@ -11,7 +11,7 @@ use std::collections::TryReserveError;
 use std::time::{Duration, Instant};
 
 use crate::frame;
-use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, Receiver, Sender, bounded, fence};
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering, Receiver, Sender, bounded, fence};
 
 use super::batch::{BATCH, Batch};
 
@@ -119,7 +119,7 @@ impl Queue {
             open: Mutex::new(Open { limit: max, ..Open::default() }),
             finished: Finished::default(),
             waited_for: AtomicBool::new(false),
-            room: Condvar::new(),
+            room: Condvar::default(),
             seal,
             sealed,
             max,
@@ -127,7 +127,7 @@ impl Queue {
     }
 
     /// Appends a message. `Ok(true)`: the sender sleeps and must be woken.
-    #[inline]
+    #[inline(always)] // see Writer::write
     pub(crate) fn push(&self, message: &[u8]) -> Result<bool, Refusal> {
         if message.len() >= LARGE {
             return self.push_large(message);
@@ -159,7 +159,7 @@ impl Queue {
             }
             // Told when the queue is half empty; looked at more often, since it may stay fuller than that.
             let look = Instant::now() + LOOK_FOR_ROOM;
-            self.room.wait_until(&mut open, deadline.map_or(look, |deadline| deadline.min(look)));
+            open = self.room.wait_until(open, deadline.map_or(look, |deadline| deadline.min(look)));
             timed_out = deadline.is_some_and(|deadline| Instant::now() >= deadline);
         }
     }
@@ -197,11 +197,11 @@ impl Queue {
             taken += 1;
             if held >= BATCH {
                 // The sender may take what is there, and others may append.
-                MutexGuard::unlocked(&mut open, || {
-                    if std::mem::take(&mut asleep) {
-                        wake();
-                    }
-                });
+                drop(open);
+                if std::mem::take(&mut asleep) {
+                    wake();
+                }
+                open = self.open.lock();
                 held = 0;
             }
         }

@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-
 use crate::error::{Error, ErrorHandler, Result};
 use crate::lifecycle::{Driver, Ending, Lifecycle, Phase, Stop};
 use crate::options::WriterOptions;
 use crate::sys::event::{Event, NO_EVENT, Poller};
 use crate::sys::fork;
+use crate::sys::lock::{Condvar, Mutex, MutexGuard};
 
 use super::connection::SOCKET;
 use super::crew::{BROKEN_PAUSE, Berth, Crew, Driven};
@@ -261,7 +260,7 @@ impl Shared {
     fn await_delivery(&self) {
         let mut undelivered = self.undelivered.lock();
         while *undelivered > 0 {
-            self.delivered.wait(&mut undelivered);
+            undelivered = self.delivered.wait(undelivered);
         }
     }
 
