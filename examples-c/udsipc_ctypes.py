@@ -6,6 +6,7 @@ Every function gets its argument and result types: without them ctypes cuts poin
 import ctypes
 import os
 import traceback
+import weakref
 from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 
 # By soname, so that the dynamic linker finds the version this file was written for; a path for an uninstalled build.
@@ -128,20 +129,27 @@ def _batch_callback(on_messages):
     return BatchCallback(call)
 
 
+def _free_with(owner, free, handle, *callbacks):
+    """Frees the handle when its owner is closed or forgotten, or the interpreter ends: a callback that the library makes
+    into an interpreter that is gone ends the process. ctypes frees a callback object that nobody refers to, so they live
+    as long as the handle."""
+    return weakref.finalize(owner, lambda *_: free(handle), callbacks)
+
+
 class Writer:
     """with Writer(path) as writer: writer.write(b"...")"""
 
     def __init__(self, path, on_error=None):
         self._handle = c_void_p()
-        # ctypes frees a callback object that nobody refers to, while the library still calls it: so keep it.
-        self._on_error = _error_callback(on_error) if on_error else ErrorCallback()
+        on_error = _error_callback(on_error) if on_error else ErrorCallback()
         options = _writer_options_new()
         try:
             _writer_set_drain(options, 1)
-            _writer_set_on_error(options, self._on_error, None)
+            _writer_set_on_error(options, on_error, None)
             _writer_new(os.fsencode(path), options, byref(self._handle))
         finally:
             _writer_options_free(options)
+        self._free = _free_with(self, _writer_free, self._handle, on_error)
 
     def start(self):
         _writer_start(self._handle)
@@ -162,8 +170,8 @@ class Writer:
         return metrics.as_dict()
 
     def close(self):
-        handle, self._handle = self._handle, c_void_p()
-        _writer_free(handle)
+        self._free()
+        self._handle = c_void_p()
 
     def __enter__(self):
         self.start()
@@ -183,15 +191,16 @@ class Reader:
 
     def __init__(self, path, on_messages, on_error=None):
         self._handle = c_void_p()
-        self._on_messages = _batch_callback(on_messages)
-        self._on_error = _error_callback(on_error) if on_error else ErrorCallback()
+        on_messages = _batch_callback(on_messages)
+        on_error = _error_callback(on_error) if on_error else ErrorCallback()
         options = _reader_options_new()
         try:
             _reader_set_mode(options, 0o600)
-            _reader_set_on_error(options, self._on_error, None)
-            _reader_new(os.fsencode(path), self._on_messages, None, options, byref(self._handle))
+            _reader_set_on_error(options, on_error, None)
+            _reader_new(os.fsencode(path), on_messages, None, options, byref(self._handle))
         finally:
             _reader_options_free(options)
+        self._free = _free_with(self, _reader_free, self._handle, on_messages, on_error)
 
     @property
     def path(self):
@@ -213,8 +222,8 @@ class Reader:
         return metrics.as_dict()
 
     def close(self):
-        handle, self._handle = self._handle, c_void_p()
-        _reader_free(handle)
+        self._free()
+        self._handle = c_void_p()
 
     def __enter__(self):
         return self

@@ -69,6 +69,7 @@ program! { stop from "ffi-tests/c/stop.c" as "c11", crate::silent:
     writer_stop_wakes_waiting_callers
     writer_free_while_running
     reader_stop_before_start
+    reader_stop_before_start_with_messages
     reader_stop_twice_and_from_ten_threads
     reader_stop_with_idle_connections
     reader_stop_zero

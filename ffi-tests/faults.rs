@@ -31,6 +31,8 @@ program! { crashes from "ffi-tests/faults/crashes.c" as "c11", crate::show:
 program! { shortage from "ffi-tests/faults/shortage.c" as "c11", crate::show:
     descriptor_table_full_for_five_seconds
     descriptor_table_of_the_writer_full
+    writer_stopped_without_descriptors
+    reader_made_without_descriptors
     memory_refused_at_enqueue
     memory_refused_at_read
     directory_removed_while_running

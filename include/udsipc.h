@@ -97,8 +97,9 @@
  * When all handles are stopped or freed, no thread of the library is left, and it may be unloaded (dlclose(3)); after a
  * _free inside a callback one may be on its way to its end still.
  *
- * A callback must return. An exception of C++ or a longjmp must not leave it: the behaviour is undefined, and most
- * likely the end of the process. udsipc.hpp catches them.
+ * A callback must return. An exception of C++, a longjmp or the end of its thread (pthread_exit) must not leave it: the
+ * behaviour is undefined, and most likely the end of the process. udsipc.hpp catches exceptions. Interpreters end threads
+ * that call into them while they shut down: stop or free every handle before that (in Python by atexit).
  *
  *
  * EVENT LOOPS
@@ -127,9 +128,9 @@
  * PATHS
  *
  * A path is a row of bytes of at most udsipc_max_socket_path_length(). One that begins with "@" is an abstract address:
- * no file, no directory and no permissions: use udsipc_reader_options_allow_uid. A reader keeps a file PATH.lock next
- * to its socket, so that of two readers that want the same path exactly one gets it, and so that the socket file which
- * a killed reader left behind is replaced.
+ * no file, no directory and no permissions: use udsipc_reader_options_allow_uid. While a reader
+ * takes a path or gives it back it holds a file PATH.lock next to it, so that of two readers that want the same path
+ * exactly one gets it, and so that the socket file which a killed reader left behind is replaced.
  *
  *
  * ON THE WIRE
@@ -851,7 +852,7 @@ udsipc_status udsipc_write_messages(udsipc_writer *writer,
  *   writer      the writer, started
  *   timeout_ms  how long to wait in milliseconds; 0 only asks; UDSIPC_WAIT_FOREVER has no limit
  * Returns: UDSIPC_OK; UDSIPC_ERR_TIMEOUT; UDSIPC_ERR_UNDELIVERED, at once, if messages were given up or may have been
- * lost with a reader since the last flush (each such loss is told once); UDSIPC_ERR_STOPPED;
+ * lost with a reader since the last flush (each such loss is told once); UDSIPC_ERR_STOPPED, it has been stopped;
  * UDSIPC_ERR_WOULD_DEADLOCK inside a callback of this writer; UDSIPC_ERR_NULL_POINTER;
  * UDSIPC_ERR_FORKED; UDSIPC_ERR_PANIC.
  * Threads: any, several at a time. A writer that is dispatched is driven by this call while it waits, so that its
@@ -864,16 +865,17 @@ udsipc_status udsipc_writer_flush(udsipc_writer *writer,
  * Refuses new messages at once, sends what is queued, connecting again if it must, and ends the writer; with the last
  * one of the process that had been started, their threads. When nobody listens it gives up within 250 milliseconds,
  * even for UDSIPC_WAIT_FOREVER, unless drain_until_deadline is on. A backlog that is full is no such case: there is a
- * reader, and it is waited for. Every message given up counts in abandoned and is reported to the error callback. After
+ * reader, and it is waited for; nor are descriptors that are used up. Every message given up counts in abandoned and is reported to the error callback. After
  * this call no callback of the writer runs. A second call returns what the first returned.
  *
  * Parameters:
  *   writer      the writer
  *   timeout_ms  how long sending may take in milliseconds; 0 sends nothing more; UDSIPC_WAIT_FOREVER has no limit
- * Returns: UDSIPC_OK, everything accepted has gone out; UDSIPC_ERR_UNDELIVERED, nobody listened, or the writer held
- * messages and was never started; UDSIPC_ERR_TIMEOUT, the time passed first; UDSIPC_ERR_WOULD_DEADLOCK inside a
- * callback of this writer, nothing has changed; UDSIPC_ERR_NULL_POINTER; UDSIPC_ERR_FORKED; UDSIPC_ERR_PANIC.
- * Threads: any, several at a time. Blocking: up to timeout_ms, plus a callback that is running.
+ * Returns: UDSIPC_OK, everything that was still queued has gone out; UDSIPC_ERR_UNDELIVERED, nobody listened, or the
+ * writer held messages and was never started, or a message was given up after max_attempts meanwhile;
+ * UDSIPC_ERR_TIMEOUT, the time passed first; UDSIPC_ERR_WOULD_DEADLOCK inside a callback of this writer, nothing has
+ * changed; UDSIPC_ERR_NULL_POINTER; UDSIPC_ERR_FORKED; UDSIPC_ERR_PANIC.
+ * Threads: any, several at a time. Blocking: up to timeout_ms, plus the error callbacks that are running or due.
  */
 udsipc_status udsipc_writer_stop(udsipc_writer *writer,
                                  uint64_t timeout_ms);
@@ -1021,7 +1023,8 @@ udsipc_status udsipc_reader_start(udsipc_reader *reader);
  *   reader      the reader
  *   timeout_ms  how long delivering may take in milliseconds; 0 delivers nothing more; UDSIPC_WAIT_FOREVER has no
  *               limit
- * Returns: UDSIPC_OK; UDSIPC_ERR_TIMEOUT if the time passed before everything was delivered;
+ * Returns: UDSIPC_OK; UDSIPC_ERR_TIMEOUT if something was left unread: the time passed first, or the reader was never
+ * started nor dispatched, and writers had sent something;
  * UDSIPC_ERR_WOULD_DEADLOCK inside a callback of this reader, nothing has changed; UDSIPC_ERR_NULL_POINTER;
  * UDSIPC_ERR_FORKED; UDSIPC_ERR_PANIC.
  * Threads: any, several at a time. Blocking: up to timeout_ms, plus the callbacks that are running: one that never

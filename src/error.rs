@@ -75,12 +75,16 @@ pub enum Error {
     },
 
     /// The queue is at a limit. The message was not taken and is counted in `dropped`.
-    #[error("send buffer full: {messages} messages, {bytes} bytes are queued")]
+    #[error("send buffer full: {messages} of {max_messages} messages, {bytes} of {} bytes are queued", or_no_limit(*max_bytes))]
     BufferFull {
         /// Messages in the queue.
         messages: u64,
+        /// `max_buffered_writes`.
+        max_messages: u64,
         /// Payload bytes in the queue.
         bytes: u64,
+        /// `max_buffered_bytes`; [`u64::MAX`] if there is no limit.
+        max_bytes: u64,
     },
 
     /// The handle has been stopped.
@@ -206,6 +210,10 @@ impl Error {
             _ => None,
         }
     }
+}
+
+fn or_no_limit(limit: u64) -> String {
+    if limit == u64::MAX { "any number of".into() } else { limit.to_string() }
 }
 
 /// Where an error happened that no call could return: the second argument of an error callback.

@@ -282,6 +282,9 @@ static void queue_has_a_limit_in_bytes(void)
     static uint8_t payload[1000];
     CHECK_OK(udsipc_write_message(writer, payload, 600));
     CHECK_STATUS(udsipc_write_message(writer, payload, 500), UDSIPC_ERR_BUFFER_FULL);
+    char text[200];
+    udsipc_last_error_message(text, sizeof text);
+    CHECK_TEXT(text, "send buffer full: 1 of 10000 messages, 600 of 1000 bytes are queued");
     CHECK_OK(udsipc_write_message(writer, payload, 400));
     CHECK_STATUS(udsipc_write_message(writer, payload, 1), UDSIPC_ERR_BUFFER_FULL);
     CHECK_INT(writer_metrics(writer).queue_bytes, 1000);

@@ -475,6 +475,29 @@ static void reader_stop_before_start(void)
     udsipc_reader_free(reader);
 }
 
+/* Its callback was never asked for: what waits is not delivered, and neither side takes that for success. */
+static void reader_stop_before_start_with_messages(void)
+{
+    struct path path = in_scratch("s");
+    struct inbox inbox = INBOX;
+    udsipc_reader *reader = new_reader(path.text, &inbox);
+    int silent = raw_connect(path.text);
+    CHECK_OK(udsipc_reader_stop(reader, UDSIPC_WAIT_FOREVER));
+    udsipc_reader_free(reader);
+
+    reader = new_reader(path.text, &inbox);
+    int client = raw_connect(path.text);
+    raw_send_frame(client, "lost", 4);
+    CHECK_STATUS(udsipc_reader_stop(reader, UDSIPC_WAIT_FOREVER), UDSIPC_ERR_TIMEOUT);
+    CHECK_STATUS(udsipc_reader_stop(reader, 0), UDSIPC_ERR_TIMEOUT);
+    CHECK_INT(inbox_count(&inbox), 0);
+    CHECK(recv(client, &(char){0}, 1, 0) == -1 && errno == ECONNRESET);
+    CHECK(!exists(path.text));
+    udsipc_reader_free(reader);
+    close(client);
+    close(silent);
+}
+
 static void reader_stop_twice_and_from_ten_threads(void)
 {
     struct path path = in_scratch("s");
@@ -799,6 +822,7 @@ static const struct scenario scenarios[] = {
     SCENARIO(writer_stop_wakes_waiting_callers),
     SCENARIO(writer_free_while_running),
     SCENARIO(reader_stop_before_start),
+    SCENARIO(reader_stop_before_start_with_messages),
     SCENARIO(reader_stop_twice_and_from_ten_threads),
     SCENARIO(reader_stop_with_idle_connections),
     SCENARIO(reader_stop_zero),

@@ -165,6 +165,54 @@ static void descriptor_table_of_the_writer_full(void)
     CHECK_INT(ledger->books[0].suspected_lost, 0);
 }
 
+/* There is a reader: what hinders the writer is its own, and passes. */
+static void writer_stopped_without_descriptors(void)
+{
+    begin(1);
+    writer_job.before = obey_from_a_thread;
+    pid_t writer = start_writer(16);
+    WAIT_UNTIL(ledger->books[0].connect_failures > 0);
+    command(FILL);
+    uint64_t failures = ledger->books[0].connect_failures;
+    WAIT_UNTIL(ledger->books[0].connect_failures > failures + 5);
+    pid_t reader = start_reader(&reader_job);
+    atomic_store(&ledger->writers_end, true);
+    pause_ms(500);
+    CHECK(!atomic_load(&ledger->books[0].closed));
+    CHECK_INT(atomic_load(&ledger->connections), 0);
+    command(EMPTY);
+    end_writers(&writer, 1);
+    end_readers(reader);
+    settle_without_loss();
+    CHECK_INT(ledger->books[0].stopped, UDSIPC_OK);
+    CHECK(ledger->books[0].delivered > 0);
+}
+
+/* Wherever it is that it has one descriptor too few. */
+static void reader_made_without_descriptors(void)
+{
+    path = in_scratch("s");
+    udsipc_reader *reader = NULL;
+    udsipc_status made;
+    int refused = 0;
+    fill_table();
+    while ((made = udsipc_reader_new(path.text, deliver, NULL, NULL, &reader)) != UDSIPC_OK) {
+        CHECK_STATUS(made, UDSIPC_ERR_NO_RESOURCES);
+        CHECK(held_count > 0);
+        close(held[--held_count]);
+        int spare = open(".", O_RDONLY | O_CLOEXEC); /* a look at the folder takes one as well */
+        CHECK(spare >= 0);
+        close(spare);
+        CHECK(!exists(path.text));
+        refused++;
+    }
+    CHECK(refused > 2);
+    CHECK(exists(path.text));
+    udsipc_reader_free(reader);
+    CHECK(!exists(path.text));
+    empty_table();
+}
+
 /* ---- memory ---- */
 
 static size_t address_space(void)
@@ -608,6 +656,8 @@ static void backlog_full_with_200_writers(void)
 static const struct scenario scenarios[] = {
     SCENARIO(descriptor_table_full_for_five_seconds),
     SCENARIO(descriptor_table_of_the_writer_full),
+    SCENARIO(writer_stopped_without_descriptors),
+    SCENARIO(reader_made_without_descriptors),
     SCENARIO(memory_refused_at_enqueue),
     SCENARIO(memory_refused_at_read),
     SCENARIO(directory_removed_while_running),

@@ -306,7 +306,7 @@ class ReaderStop(TestCase):
         reader = self.reader()
         client = self.client()
         client.sendall(frame(b"unread"))
-        self.assert_status(reader.stop(FOREVER), OK)
+        self.assert_status(reader.stop(FOREVER), ERR_TIMEOUT, "it left something unread")
         self.assertTrue(is_closed(client))
         with self.assertRaises(BrokenPipeError):
             client.sendall(frame(b"into nothing"))

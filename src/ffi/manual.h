@@ -97,8 +97,9 @@
  * When all handles are stopped or freed, no thread of the library is left, and it may be unloaded (dlclose(3)); after a
  * _free inside a callback one may be on its way to its end still.
  *
- * A callback must return. An exception of C++ or a longjmp must not leave it: the behaviour is undefined, and most
- * likely the end of the process. udsipc.hpp catches them.
+ * A callback must return. An exception of C++, a longjmp or the end of its thread (pthread_exit) must not leave it: the
+ * behaviour is undefined, and most likely the end of the process. udsipc.hpp catches exceptions. Interpreters end threads
+ * that call into them while they shut down: stop or free every handle before that (in Python by atexit).
  *
  *
  * EVENT LOOPS
@@ -127,9 +128,9 @@
  * PATHS
  *
  * A path is a row of bytes of at most udsipc_max_socket_path_length(). One that begins with "@" is an abstract address:
- * no file, no directory and no permissions: use udsipc_reader_options_allow_uid. A reader keeps a file PATH.lock next
- * to its socket, so that of two readers that want the same path exactly one gets it, and so that the socket file which
- * a killed reader left behind is replaced.
+ * no file, no directory and no permissions: use udsipc_reader_options_allow_uid. While a reader
+ * takes a path or gives it back it holds a file PATH.lock next to it, so that of two readers that want the same path
+ * exactly one gets it, and so that the socket file which a killed reader left behind is replaced.
  *
  *
  * ON THE WIRE

@@ -221,7 +221,7 @@ pub unsafe extern "C" fn udsipc_write_messages(
 ///   writer      the writer, started
 ///   timeout_ms  how long to wait in milliseconds; 0 only asks; UDSIPC_WAIT_FOREVER has no limit
 /// Returns: UDSIPC_OK; UDSIPC_ERR_TIMEOUT; UDSIPC_ERR_UNDELIVERED, at once, if messages were given up or may have been
-/// lost with a reader since the last flush (each such loss is told once); UDSIPC_ERR_STOPPED;
+/// lost with a reader since the last flush (each such loss is told once); UDSIPC_ERR_STOPPED, it has been stopped;
 /// UDSIPC_ERR_WOULD_DEADLOCK inside a callback of this writer; UDSIPC_ERR_NULL_POINTER;
 /// UDSIPC_ERR_FORKED; UDSIPC_ERR_PANIC.
 /// Threads: any, several at a time. A writer that is dispatched is driven by this call while it waits, so that its
@@ -238,16 +238,17 @@ pub unsafe extern "C" fn udsipc_writer_flush(writer: *mut udsipc_writer, timeout
 /// Refuses new messages at once, sends what is queued, connecting again if it must, and ends the writer; with the last
 /// one of the process that had been started, their threads. When nobody listens it gives up within 250 milliseconds,
 /// even for UDSIPC_WAIT_FOREVER, unless drain_until_deadline is on. A backlog that is full is no such case: there is a
-/// reader, and it is waited for. Every message given up counts in abandoned and is reported to the error callback. After
+/// reader, and it is waited for; nor are descriptors that are used up. Every message given up counts in abandoned and is reported to the error callback. After
 /// this call no callback of the writer runs. A second call returns what the first returned.
 ///
 /// Parameters:
 ///   writer      the writer
 ///   timeout_ms  how long sending may take in milliseconds; 0 sends nothing more; UDSIPC_WAIT_FOREVER has no limit
-/// Returns: UDSIPC_OK, everything accepted has gone out; UDSIPC_ERR_UNDELIVERED, nobody listened, or the writer held
-/// messages and was never started; UDSIPC_ERR_TIMEOUT, the time passed first; UDSIPC_ERR_WOULD_DEADLOCK inside a
-/// callback of this writer, nothing has changed; UDSIPC_ERR_NULL_POINTER; UDSIPC_ERR_FORKED; UDSIPC_ERR_PANIC.
-/// Threads: any, several at a time. Blocking: up to timeout_ms, plus a callback that is running.
+/// Returns: UDSIPC_OK, everything that was still queued has gone out; UDSIPC_ERR_UNDELIVERED, nobody listened, or the
+/// writer held messages and was never started, or a message was given up after max_attempts meanwhile;
+/// UDSIPC_ERR_TIMEOUT, the time passed first; UDSIPC_ERR_WOULD_DEADLOCK inside a callback of this writer, nothing has
+/// changed; UDSIPC_ERR_NULL_POINTER; UDSIPC_ERR_FORKED; UDSIPC_ERR_PANIC.
+/// Threads: any, several at a time. Blocking: up to timeout_ms, plus the error callbacks that are running or due.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn udsipc_writer_stop(writer: *mut udsipc_writer, timeout_ms: u64) -> udsipc_status {
     guard(|| {

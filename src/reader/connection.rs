@@ -81,7 +81,7 @@ impl Slot {
     pub(crate) fn silent_for(&self, now: u64) -> Option<Duration> {
         let look = || (!self.busy.load(Ordering::SeqCst)).then(|| self.active_at.load(Ordering::SeqCst));
         let before = look()?;
-        if socket::bytes_readable(self.fd.as_fd()).is_ok_and(|bytes| bytes > 0) {
+        if self.has_unread() {
             return None;
         }
         // A turn that began in between has read what was there.
@@ -117,7 +117,7 @@ impl Slot {
     }
 
     fn has_unread(&self) -> bool {
-        socket::bytes_readable(self.fd.as_fd()).is_ok_and(|bytes| bytes > 0)
+        socket::has_unread(self.fd.as_fd())
     }
 
     fn turn(&self, state: &mut State, lane: &mut Lane, rules: Rules<'_>) -> Turn {

@@ -111,9 +111,11 @@ impl Shared {
     pub(crate) fn open(path: &Path, handler: Handler, options: ReaderOptions) -> Result<Shared> {
         let resources = |source| Error::from_os("descriptors for a reader's event loop", source);
         let environment = if options.use_systemd { Environment::from_env() } else { Environment::new(0, |_| None) };
-        let listener = Listener::open(path, &options, &environment)?;
         let poller = Poller::new().map_err(resources)?;
-        listener.register(&poller, LISTENER).map_err(resources)?;
+        let fork = fork::Token::of_this_process().map_err(resources)?;
+        // The last that can fail, so that a reader that is not to be leaves no socket file behind.
+        let listener = Listener::open(path, &options, &environment)?;
+        listener.register(&poller, LISTENER).inspect_err(|_| listener.close()).map_err(resources)?;
         Ok(Shared {
             listener,
             handler,
@@ -136,7 +138,7 @@ impl Shared {
             turnstile: (options.max_handler_threads == 1).then(Mutex::default),
             options,
             born: Instant::now(),
-            fork: fork::Token::of_this_process().map_err(resources)?,
+            fork,
         })
     }
 
@@ -197,11 +199,11 @@ impl Shared {
     }
 
     pub(crate) fn describe(&self) -> String {
-        let path = self.path().display();
+        let path = one_line(self.path());
         if !self.environment.is_active() {
             return format!("running standalone socket_path={path}");
         }
-        let directory = |dir: Option<&Path>| dir.map(|dir| dir.display().to_string()).unwrap_or_default();
+        let directory = |dir: Option<&Path>| dir.map(one_line).unwrap_or_default();
         format!(
             "running under systemd socket_path={path} runtime_dir={} state_dir={} socket_activation={} \
              ready_notification={}",
@@ -229,6 +231,15 @@ impl Shared {
         }
         std::mem::forget(Arc::clone(self));
     }
+}
+
+/// A path for a line of a log: one with a line break in it is shown with `\n` instead.
+fn one_line(path: &Path) -> String {
+    let mut line = String::new();
+    for c in path.display().to_string().chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
 }
 
 impl HandlerFailures for Shared {

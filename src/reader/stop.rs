@@ -1,10 +1,13 @@
 //! The end of a reader: no new connections, what was sent is received, callbacks are waited for.
 
+use std::io;
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::lifecycle::{Driver, Ending, Phase, Stop, earlier};
+use crate::sys::socket;
 
 use super::connection::Ended;
 use super::shared::Shared;
@@ -42,10 +45,7 @@ impl Shared {
     fn lead_stop(&self, driver: Driver) {
         self.notify("STOPPING=1");
         match driver {
-            Driver::Nobody => {
-                // Callbacks were never asked for, so what waits stays unread, and its writers are told so by the kernel.
-                self.listener.shut();
-            }
+            Driver::Nobody => self.turn_backlog_away(),
             Driver::Threads | Driver::Host => {
                 self.begin_drain();
                 self.await_drain(driver);
@@ -69,6 +69,23 @@ impl Shared {
         for slot in self.table.all() {
             slot.end(Ended::Stop);
         }
+    }
+
+    /// Callbacks were never asked for, so what waits in our backlog stays unread: its writers are told so by the kernel, and
+    /// whoever stops the reader by us.
+    fn turn_backlog_away(&self) {
+        if !self.listener.shut() {
+            return;
+        }
+        let mut unread = false;
+        let end = loop {
+            match self.listener.accept() {
+                Ok(peer) => unread |= socket::has_unread(peer.as_fd()),
+                Err(end) => break end,
+            }
+        };
+        // Some may be left for want of descriptors.
+        self.cut_short.fetch_or(unread || end.kind() != io::ErrorKind::WouldBlock, Ordering::SeqCst);
     }
 
     fn deadline(&self) -> Option<Instant> {

@@ -200,6 +200,11 @@ fn ioctl_int(fd: BorrowedFd<'_>, request: libc::c_ulong) -> io::Result<usize> {
     Ok(usize::try_from(value).unwrap_or(0))
 }
 
+/// Whether anything waits to be received.
+pub(crate) fn has_unread(fd: BorrowedFd<'_>) -> bool {
+    bytes_readable(fd).is_ok_and(|bytes| bytes > 0)
+}
+
 /// How many bytes wait to be received (SIOCINQ, unix(7)).
 pub(crate) fn bytes_readable(fd: BorrowedFd<'_>) -> io::Result<usize> {
     ioctl_int(fd, libc::FIONREAD)

@@ -206,18 +206,22 @@ impl Writer {
         let deadline = Instant::now().checked_add(timeout);
         let mut step = FLUSH_STEP;
         loop {
-            let settled = shared.sender.lock().settled(shared.world());
+            let (settled, over) = {
+                let mut sender = shared.sender.lock();
+                (sender.settled(shared.world()), sender.is_over())
+            };
             let lost = shared.lost();
             if lost > told {
                 // Everyone who waits is told; a later call is not.
                 shared.losses_told.fetch_max(lost, Ordering::Relaxed);
                 return Err(Error::Undelivered(lost - told));
             }
+            // Its connection is gone, and with it what would tell whether all of it was read.
+            if over || shared.lifecycle.phase() == Phase::Stopped {
+                return Err(shared.lifecycle.why_stopped());
+            }
             if settled >= goal {
                 return Ok(());
-            }
-            if shared.lifecycle.phase() == Phase::Stopped {
-                return Err(shared.lifecycle.why_stopped());
             }
             if is_past(deadline) {
                 return Err(Error::Timeout("the reader has not read everything yet"));

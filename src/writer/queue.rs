@@ -141,6 +141,11 @@ impl Queue {
         self.append(&mut self.open.lock(), message)
     }
 
+    /// The limits.
+    pub(crate) fn max(&self) -> Count {
+        self.max
+    }
+
     /// Whether a message could ever be taken.
     pub(crate) fn could_hold(&self, message: &[u8]) -> bool {
         message.len() as u64 <= self.max.bytes

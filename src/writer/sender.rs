@@ -225,7 +225,9 @@ impl Sender {
 
     fn dial_failed(&mut self, now: Instant, error: io::Error, world: World<'_>) {
         add(&world.counters.connect_failures, 1);
-        self.nobody_listens = error.kind() != io::ErrorKind::WouldBlock;
+        // A full backlog is somebody's, and a shortage of ours, of descriptors for example, says nothing of the reader.
+        let short = error.raw_os_error().is_some_and(sys::is_exhaustion);
+        self.nobody_listens = !short && error.kind() != io::ErrorKind::WouldBlock;
         self.report(dial_error(world.path, error), Context::Connect);
         self.failures = self.failures.saturating_add(1);
         self.pause(now, false, world);
@@ -400,6 +402,11 @@ impl Sender {
             }
         }
         self.front.is_empty() && world.queue.sleep()
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ended.is_some()
     }
 
     /// How many messages have come to their end: read by the reader's process, lost with it, or abandoned.

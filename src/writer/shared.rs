@@ -87,8 +87,13 @@ impl Shared {
         match refusal {
             Refusal::Closed => self.lifecycle.why_stopped(),
             Refusal::Full => {
-                let depth = self.queue.account().depth;
-                Error::BufferFull { messages: depth.messages, bytes: depth.bytes }
+                let (depth, max) = (self.queue.account().depth, self.queue.max());
+                Error::BufferFull {
+                    messages: depth.messages,
+                    max_messages: max.messages,
+                    bytes: depth.bytes,
+                    max_bytes: max.bytes,
+                }
             }
             Refusal::NoMemory => {
                 let source = std::io::ErrorKind::OutOfMemory.into();
