@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::frame::READ_BUFFER;
 use crate::patience::Patience;
 use crate::sys::lock::Mutex;
+use crate::sys::memory;
 
 /// How often a thread looks whether more comes on a busy connection.
 const LOOKS: u32 = 16;
@@ -60,12 +61,12 @@ impl Lanes {
             None => self.new_lane(),
         };
         if lane.buffer.is_empty() {
-            if lane.buffer.try_reserve_exact(READ_BUFFER).is_err() {
+            let Some(buffer) = memory::zeroes(READ_BUFFER) else {
                 self.put(lane);
                 let source = std::io::ErrorKind::OutOfMemory.into();
                 return Err(Error::NoResources { action: "memory for a read buffer".into(), source });
-            }
-            lane.buffer.resize(READ_BUFFER, 0);
+            };
+            lane.buffer = buffer;
         }
         Ok(lane)
     }

@@ -6,6 +6,7 @@
 //! - `thread`: threads born with all signals blocked
 //! - `fork`: whether this process is the one that made a handle
 //! - `file`: what the standard library lacks of files: lock, group
+//! - `memory`: memory that costs nothing before it is used
 //! - `cache`: hints to the processor
 #![allow(unsafe_code)]
 
@@ -16,6 +17,7 @@ pub(crate) mod event;
 pub(crate) mod file;
 pub(crate) mod fork;
 pub(crate) mod lock;
+pub(crate) mod memory;
 pub(crate) mod socket;
 pub(crate) mod thread;
 
