@@ -130,9 +130,9 @@ def _batch_callback(on_messages):
 
 
 def _free_with(owner, free, handle, *callbacks):
-    """Frees the handle when its owner is closed or forgotten, or the interpreter ends: a callback that the library makes
-    into an interpreter that is gone ends the process. ctypes frees a callback object that nobody refers to, so they live
-    as long as the handle."""
+    """Frees the handle when its owner is closed, or at the latest when the interpreter ends: a callback that the library
+    makes into an interpreter that is gone ends the process. ctypes frees a callback object that nobody refers to, so they
+    live as long as the handle. An owner that is forgotten is freed too, unless its own callback refers to it."""
     return weakref.finalize(owner, lambda *_: free(handle), callbacks)
 
 
@@ -170,8 +170,8 @@ class Writer:
         return metrics.as_dict()
 
     def close(self):
+        self._handle = c_void_p()  # first: no other thread begins a call with what is being freed
         self._free()
-        self._handle = c_void_p()
 
     def __enter__(self):
         self.start()
@@ -222,8 +222,8 @@ class Reader:
         return metrics.as_dict()
 
     def close(self):
+        self._handle = c_void_p()  # first: no other thread begins a call with what is being freed
         self._free()
-        self._handle = c_void_p()
 
     def __enter__(self):
         return self

@@ -865,7 +865,7 @@ udsipc_status udsipc_writer_flush(udsipc_writer *writer,
  * Refuses new messages at once, sends what is queued, connecting again if it must, and ends the writer; with the last
  * one of the process that had been started, their threads. When nobody listens it gives up within 250 milliseconds,
  * even for UDSIPC_WAIT_FOREVER, unless drain_until_deadline is on. A backlog that is full is no such case: there is a
- * reader, and it is waited for; nor are descriptors that are used up. Every message given up counts in abandoned and is reported to the error callback. After
+ * reader, and it is waited for; so it is while this process has no descriptors left, unless nobody listened before. Every message given up counts in abandoned and is reported to the error callback. After
  * this call no callback of the writer runs. A second call returns what the first returned.
  *
  * Parameters:
@@ -1024,7 +1024,7 @@ udsipc_status udsipc_reader_start(udsipc_reader *reader);
  *   timeout_ms  how long delivering may take in milliseconds; 0 delivers nothing more; UDSIPC_WAIT_FOREVER has no
  *               limit
  * Returns: UDSIPC_OK; UDSIPC_ERR_TIMEOUT if something was left unread: the time passed first, or the reader was never
- * started nor dispatched, and writers had sent something;
+ * started nor dispatched and writers that it would have let in had sent something;
  * UDSIPC_ERR_WOULD_DEADLOCK inside a callback of this reader, nothing has changed; UDSIPC_ERR_NULL_POINTER;
  * UDSIPC_ERR_FORKED; UDSIPC_ERR_PANIC.
  * Threads: any, several at a time. Blocking: up to timeout_ms, plus the callbacks that are running: one that never

@@ -253,6 +253,9 @@ impl Table {
         path: &Path,
     ) -> Result<Option<(OwnedFd, PathBuf)>> {
         let passed = environment.passed(first)?;
+        if passed.is_empty() {
+            return Ok(None); // without the lock, which in a child of `fork` may be held for ever by nobody
+        }
         let mut entries = self.0.lock();
         entries.close_on_exec(&passed)?;
         let chosen = match (name, passed.as_slice()) {

@@ -177,7 +177,7 @@ pub unsafe extern "C" fn udsipc_reader_start(reader: *mut udsipc_reader) -> udsi
 ///   timeout_ms  how long delivering may take in milliseconds; 0 delivers nothing more; UDSIPC_WAIT_FOREVER has no
 ///               limit
 /// Returns: UDSIPC_OK; UDSIPC_ERR_TIMEOUT if something was left unread: the time passed first, or the reader was never
-/// started nor dispatched, and writers had sent something;
+/// started nor dispatched and writers that it would have let in had sent something;
 /// UDSIPC_ERR_WOULD_DEADLOCK inside a callback of this reader, nothing has changed; UDSIPC_ERR_NULL_POINTER;
 /// UDSIPC_ERR_FORKED; UDSIPC_ERR_PANIC.
 /// Threads: any, several at a time. Blocking: up to timeout_ms, plus the callbacks that are running: one that never

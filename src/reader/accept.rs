@@ -97,7 +97,7 @@ impl Shared {
     }
 
     /// Asks the kernel who the peer was when it connected. A peer of whom it says nothing does not come in.
-    fn admits(&self, peer: BorrowedFd<'_>) -> bool {
+    pub(super) fn admits(&self, peer: BorrowedFd<'_>) -> bool {
         let (uids, gids) = (&self.options.allowed_uids, &self.options.allowed_gids);
         if uids.is_empty() && gids.is_empty() {
             return true;

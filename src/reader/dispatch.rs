@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use crate::error::{Context, Error, Result};
 use crate::sys::event::{Event, Interest, NO_EVENT};
-use crate::sys::lock::Mutex;
 use crate::sys::socket;
 
 use super::connection::{Ended, Slot};
 use super::hands::{Rules, Turn};
 use super::shared::{BROKEN_PAUSE, LISTENER, Shared};
+use super::turnstile::Turnstile;
 
 /// How many events one `dispatch` call of the host serves.
 const EVENTS: usize = 64;
@@ -98,7 +98,7 @@ impl Shared {
 
     fn serve(&self, id: u64) -> Option<Arc<Slot>> {
         let slot = self.table.get(id)?;
-        let _one_at_a_time = self.turnstile.as_ref().map(Mutex::lock);
+        let _one_at_a_time = self.turnstile.as_ref().map(Turnstile::pass);
         let turn = match self.lanes.take() {
             Ok(mut lane) => {
                 let _inside = self.lifecycle.enter_callback();

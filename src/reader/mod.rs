@@ -6,6 +6,7 @@
 //! - `hands`: whole frames on their way into the callback
 //! - `lane`: the buffer and the counters that a serving thread works with
 //! - `table`: the open connections and their silence
+//! - `turnstile`: callbacks that must not overlap, in their order
 //! - `offenders`: peers that send what cannot be taken
 //! - `shared`: the state of all that, and what can be read off it
 //! - `accept`, `dispatch`, `pool`, `stop`: what happens with it: connections come, events are served, by threads or the
@@ -35,6 +36,7 @@ mod pool;
 mod shared;
 mod stop;
 mod table;
+mod turnstile;
 
 use shared::Shared;
 

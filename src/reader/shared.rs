@@ -24,6 +24,7 @@ use super::lane::Lanes;
 use super::listener::Listener;
 use super::offenders::Offenders;
 use super::table::{Nanos, Table};
+use super::turnstile::Turnstile;
 
 /// The listener's key in the poller; connections have theirs from 1 on.
 pub(super) const LISTENER: Key = 0;
@@ -61,7 +62,7 @@ pub(crate) struct Shared {
     /// The handle was dropped inside one of its own callbacks: there is nobody left to tell.
     pub(super) muted: AtomicBool,
     /// With one handler thread: held during callbacks, also when several threads of the host dispatch.
-    pub(super) turnstile: Option<Mutex<()>>,
+    pub(super) turnstile: Option<Turnstile>,
     pub(super) born: Instant,
     pub(super) fork: fork::Token,
 }
@@ -135,7 +136,7 @@ impl Shared {
             gone: Condvar::default(),
             gone_lock: Mutex::new(()),
             muted: AtomicBool::new(false),
-            turnstile: (options.max_handler_threads == 1).then(Mutex::default),
+            turnstile: (options.max_handler_threads == 1).then(Turnstile::default),
             options,
             born: Instant::now(),
             fork,

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::lifecycle::{Driver, Ending, Phase, Stop, earlier};
+use crate::sys::event::{Event, NO_EVENT};
 use crate::sys::socket;
 
 use super::connection::Ended;
-use super::shared::Shared;
+use super::shared::{LISTENER, Shared};
 
 /// How often a drain looks at what no event tells.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
@@ -74,18 +75,26 @@ impl Shared {
     /// Callbacks were never asked for, so what waits in our backlog stays unread: its writers are told so by the kernel, and
     /// whoever stops the reader by us.
     fn turn_backlog_away(&self) {
+        let mut waiting = false;
+        let _ = self.poller.wait(&mut [NO_EVENT; 4], Some(Duration::ZERO), |event| {
+            waiting |= matches!(event, Event::Ready { key: LISTENER, .. });
+        });
         if !self.listener.shut() {
             return;
         }
         let mut unread = false;
         let end = loop {
             match self.listener.accept() {
-                Ok(peer) => unread |= socket::has_unread(peer.as_fd()),
+                Ok(peer) => {
+                    let _ = socket::shutdown_read(peer.as_fd()); // what it sends from now on fails
+                    unread |= self.admits(peer.as_fd()) && socket::has_unread(peer.as_fd());
+                }
                 Err(end) => break end,
             }
         };
-        // Some may be left for want of descriptors.
-        self.cut_short.fetch_or(unread || end.kind() != io::ErrorKind::WouldBlock, Ordering::SeqCst);
+        // Without a descriptor for one that waits nobody can tell whether it has sent something.
+        let untold = waiting && end.kind() != io::ErrorKind::WouldBlock;
+        self.cut_short.fetch_or(unread || untold, Ordering::SeqCst);
     }
 
     fn deadline(&self) -> Option<Instant> {

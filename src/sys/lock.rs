@@ -1,4 +1,5 @@
-//! Locks and condition variables that a forked child can use: the standard library's.
+//! Locks and condition variables that a forked child can make and use: the standard library's. A lock that is shared by
+//! the whole process (`static`) can still be held by a thread that the child does not have: those are only tried.
 //!
 //! Those are futexes (futex(2)) and nothing else. `parking_lot` keeps who waits in one table of the whole process: after
 //! fork(2) a child would find threads in it that do not exist there, and handles that it made itself would hang or crash.
@@ -31,8 +32,8 @@ mod locks {
             self.try_lock().unwrap_or_else(|| self.lock_contended())
         }
 
-        /// Locks are held for less than a microsecond. Who waits gives its processor to the holder first, which may need
-        /// it: to sleep and be woken would cost both more, and let the lock idle meanwhile.
+        /// The locks that many want are held for less than a microsecond. Who waits gives its processor to the holder first,
+        /// which may need it: to sleep and be woken would cost both more, and let the lock idle meanwhile.
         #[cold]
         fn lock_contended(&self) -> MutexGuard<'_, T> {
             let found = (0..YIELDS).find_map(|_| {

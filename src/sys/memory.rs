@@ -2,8 +2,8 @@
 
 use std::alloc::Layout;
 
-/// So many zeroes, or `None` if there is no memory. A large piece comes fresh from the kernel, which gives it page by page
-/// as it is written to (calloc(3), mmap(2)): what is never used is never there.
+/// So many zeroes, or `None` if there is no memory. A large piece usually comes fresh from the kernel, which gives it page
+/// by page as it is written to (calloc(3), mmap(2), mallopt(3)): what is never used is never there.
 pub(crate) fn zeroes(len: usize) -> Option<Vec<u8>> {
     let layout = Layout::array::<u8>(len).ok().filter(|layout| layout.size() > 0)?;
     // SAFETY: the layout is not empty.
@@ -27,6 +27,6 @@ mod tests {
         assert_eq!((some.len(), some.capacity()), (300_000, 300_000));
         some.push(1);
         assert_eq!(zeroes(0), None);
-        assert_eq!(zeroes(isize::MAX as usize), None);
+        assert_eq!(zeroes(usize::MAX), None);
     }
 }

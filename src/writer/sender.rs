@@ -225,9 +225,11 @@ impl Sender {
 
     fn dial_failed(&mut self, now: Instant, error: io::Error, world: World<'_>) {
         add(&world.counters.connect_failures, 1);
-        // A full backlog is somebody's, and a shortage of ours, of descriptors for example, says nothing of the reader.
-        let short = error.raw_os_error().is_some_and(sys::is_exhaustion);
-        self.nobody_listens = !short && error.kind() != io::ErrorKind::WouldBlock;
+        // A full backlog is somebody's. A shortage of ours, of descriptors for example, says nothing of the reader: what was
+        // heard last holds.
+        if !error.raw_os_error().is_some_and(sys::is_exhaustion) {
+            self.nobody_listens = error.kind() != io::ErrorKind::WouldBlock;
+        }
         self.report(dial_error(world.path, error), Context::Connect);
         self.failures = self.failures.saturating_add(1);
         self.pause(now, false, world);
