@@ -165,27 +165,35 @@ static void descriptor_table_of_the_writer_full(void)
     CHECK_INT(ledger->books[0].suspected_lost, 0);
 }
 
+static void *empty_table_soon(void *unused)
+{
+    pause_ms(500);
+    empty_table();
+    return unused;
+}
+
 /* There is a reader: what hinders the writer is its own, and passes. */
 static void writer_stopped_without_descriptors(void)
 {
-    begin(1);
-    writer_job.before = obey_from_a_thread;
-    pid_t writer = start_writer(16);
-    WAIT_UNTIL(ledger->books[0].connect_failures > 0);
-    command(FILL);
-    uint64_t failures = ledger->books[0].connect_failures;
-    WAIT_UNTIL(ledger->books[0].connect_failures > failures + 5);
-    pid_t reader = start_reader(&reader_job);
-    atomic_store(&ledger->writers_end, true);
-    pause_ms(500);
-    CHECK(!atomic_load(&ledger->books[0].closed));
-    CHECK_INT(atomic_load(&ledger->connections), 0);
-    command(EMPTY);
-    end_writers(&writer, 1);
-    end_readers(reader);
-    settle_without_loss();
-    CHECK_INT(ledger->books[0].stopped, UDSIPC_OK);
-    CHECK(ledger->books[0].delivered > 0);
+    path = in_scratch("s");
+    int listener = raw_listen(path.text);
+    udsipc_writer *writer = new_writer(path.text);
+    fill_table();
+    CHECK_OK(udsipc_write_message(writer, "patient", 7));
+    CHECK_OK(udsipc_writer_dispatch(writer, 0));
+    CHECK(writer_metrics(writer).connect_failures > 0);
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, empty_table_soon, NULL) == 0);
+    CHECK_OK(udsipc_writer_stop(writer, PATIENCE_MS));
+    pthread_join(thread, NULL);
+    CHECK_INT(writer_metrics(writer).sent, 1);
+    udsipc_writer_free(writer);
+    char message[8];
+    size_t len = 0;
+    int accepted = raw_accept(listener);
+    CHECK(raw_read_frame(accepted, message, sizeof message, &len) && len == 7);
+    close(accepted);
+    close(listener);
 }
 
 /* Wherever it is that it has one descriptor too few. */
