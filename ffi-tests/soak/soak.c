@@ -200,6 +200,7 @@ static void run(double minutes)
     for (unsigned site = 0; site < SITES; site++)
         start_site(site);
     WAIT_DELIVERED(1000);
+    wait_for_progress(); /* now every writer has its connection */
     size_t reader_fds = steady_fds_of(readers[1]);
 
     uint64_t begun = now_ms(), length = (uint64_t)(minutes * 60000);
