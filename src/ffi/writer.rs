@@ -238,8 +238,9 @@ pub unsafe extern "C" fn udsipc_writer_flush(writer: *mut udsipc_writer, timeout
 /// Refuses new messages at once, sends what is queued, connecting again if it must, and ends the writer; with the last
 /// one of the process that had been started, their threads. When nobody listens it gives up within 250 milliseconds,
 /// even for UDSIPC_WAIT_FOREVER, unless drain_until_deadline is on. A backlog that is full is no such case: there is a
-/// reader, and it is waited for; so it is while this process has no descriptors left, unless nobody listened before. Every message given up counts in abandoned and is reported to the error callback. After
-/// this call no callback of the writer runs. A second call returns what the first returned.
+/// reader, and it is waited for. While this process has no descriptors left, what the last attempt heard before holds, so
+/// UDSIPC_WAIT_FOREVER may then wait as long as that lasts. Every message given up counts in abandoned and is reported to
+/// the error callback. After this call no callback of the writer runs. A second call returns what the first returned.
 ///
 /// Parameters:
 ///   writer      the writer

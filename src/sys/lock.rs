@@ -1,5 +1,6 @@
 //! Locks and condition variables that a forked child can make and use: the standard library's. A lock that is shared by
-//! the whole process (`static`) can still be held by a thread that the child does not have: those are only tried.
+//! the whole process (`static`) can still be held by a thread that the child does not have: what all handles need is only
+//! tried.
 //!
 //! Those are futexes (futex(2)) and nothing else. `parking_lot` keeps who waits in one table of the whole process: after
 //! fork(2) a child would find threads in it that do not exist there, and handles that it made itself would hang or crash.
