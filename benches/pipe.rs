@@ -1,12 +1,12 @@
-//! What a message costs inside one process, by size. For a look at a change; `make bench-peers` compares with others,
-//! and the test `cost` counts what must not grow.
+//! The cost of a message inside one process, by size. To see the effect of a change. `make bench-peers` compares with other
+//! libraries, and the test `cost` limits what can be counted exactly.
 //!
-//! - `encode`: `write` into a queue that this same thread empties between the measurements: prefix, copy, account.
+//! - `encode`: `write` into a queue that the same thread empties between the measurements: prefix, copy, account.
 //! - `decode`: `dispatch` of a reader whose socket is full of frames: receive, prefix and callback.
 //! - `enqueue`: `write` while the writer's thread sends and a reader receives, with room in the queue.
 //! - `end to end`: from the first `write` to the last callback.
 
-#![allow(missing_docs)] // what criterion_group! makes has none
+#![allow(missing_docs)] // criterion_group! makes a function without a comment
 
 use std::hint::black_box;
 use std::io::{self, Read as _, Write as _};
@@ -17,11 +17,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
-use udsipc::{Connection, Error, Reader, ReaderOptions, Writer, WriterOptions};
+use udsipc::{Error, EventSource, Peer, Reader, ReaderOptions, Writer, WriterOptions};
 
 const SIZES: [usize; 6] = [16, 100, 1 << 10, 10 << 10, 100 << 10, 1 << 20];
 
-/// Deeper than this, a queue leaves the processor's cache.
+/// A larger queue does not fit into the processor's cache.
 const QUEUE_BYTES: u64 = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -39,20 +39,16 @@ fn half_a_queue(size: usize) -> u64 {
 }
 
 fn writer_options() -> WriterOptions {
-    let mut options = WriterOptions::new();
-    options.set_max_buffered_writes(1 << 14).expect("in range");
-    options.set_max_buffered_bytes(QUEUE_BYTES).expect("in range");
-    options
+    WriterOptions::new().max_buffered_writes(1 << 14).max_buffered_bytes(QUEUE_BYTES)
 }
 
 fn reader(path: &Path) -> (Reader, Arc<AtomicU64>) {
     let received = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&received);
-    let on_message = move |message: &[u8], _: &Connection<'_>| {
+    let on_message = move |message: &[u8], _: &Peer<'_>| {
         black_box(message);
         // There is one connection, so only one thread writes at a time.
         count.store(count.load(Ordering::Relaxed) + 1, Ordering::Release);
-        Ok(())
     };
     (Reader::new(path, on_message, ReaderOptions::new()).expect("a reader"), received)
 }
@@ -71,8 +67,8 @@ fn framed(size: usize, messages: u64) -> u64 {
     (size as u64 + u64::from(prefix)) * messages
 }
 
-/// Lets the writer send, and reads it all.
-fn drain(writer: &Writer, peer: &mut UnixStream, mut bytes: u64, buffer: &mut [u8]) {
+/// Drives the writer, and reads `bytes` from its connection.
+fn drain(writer: &EventSource, peer: &mut UnixStream, mut bytes: u64, buffer: &mut [u8]) {
     while bytes > 0 {
         writer.dispatch(Duration::ZERO).expect("dispatched");
         match peer.read(buffer) {
@@ -88,13 +84,14 @@ fn encode(criterion: &mut Criterion) {
         let folder = tempfile::tempdir().expect("a folder");
         let listener = UnixListener::bind(folder.path().join("s")).expect("a listener");
         let writer = Writer::new(folder.path().join("s"), writer_options()).expect("a writer");
-        writer.dispatch(Duration::ZERO).expect("connected");
+        let source = writer.event_source().expect("descriptors");
+        source.dispatch(Duration::ZERO).expect("connected");
         let (mut peer, _) = listener.accept().expect("the writer's connection");
         peer.set_nonblocking(true).expect("not blocking");
         let (message, mut buffer) = (vec![7; size], vec![0; 256 << 10]);
         group.bench_function(name_of(size), |bencher| {
             bencher.iter_custom(|count| {
-                let mut taken = Duration::ZERO;
+                let mut elapsed = Duration::ZERO;
                 let mut left = count;
                 while left > 0 {
                     let part = left.min(half_a_queue(size));
@@ -102,17 +99,17 @@ fn encode(criterion: &mut Criterion) {
                     for _ in 0..part {
                         writer.write(black_box(&message)).expect("room");
                     }
-                    taken += begin.elapsed();
-                    drain(&writer, &mut peer, framed(size, part), &mut buffer);
+                    elapsed += begin.elapsed();
+                    drain(&source, &mut peer, framed(size, part), &mut buffer);
                     left -= part;
                 }
-                taken
+                elapsed
             });
         });
     });
 }
 
-/// A uvarint of the length, and the message, as often as fits into the kernel's buffer.
+/// As many frames as fit into the kernel's buffer, and their number.
 fn frames(size: usize) -> (Vec<u8>, u64) {
     const HELD_BY_THE_KERNEL: usize = 128 << 10;
     let mut frame = Vec::new();
@@ -131,24 +128,25 @@ fn decode(criterion: &mut Criterion) {
     by_size(criterion, "decode", |group, size| {
         let (frames, messages) = frames(size);
         if frames.len() > 150 << 10 {
-            return; // one thread cannot fill the socket with it and then empty it
+            return; // one frame does not fit: one thread cannot fill the socket and then empty it
         }
         let folder = tempfile::tempdir().expect("a folder");
         let (reader, received) = reader(&folder.path().join("s"));
+        let source = reader.event_source().expect("not forked");
         let mut peer = UnixStream::connect(reader.socket_path()).expect("a connection");
         group.bench_function(name_of(size), |bencher| {
             bencher.iter_custom(|count| {
-                let mut taken = Duration::ZERO;
+                let mut elapsed = Duration::ZERO;
                 for _ in 0..count.div_ceil(messages) {
                     peer.write_all(&frames).expect("written");
                     let goal = received.load(Ordering::Acquire) + messages;
                     let begin = Instant::now();
                     while received.load(Ordering::Acquire) < goal {
-                        reader.dispatch(PATIENCE).expect("dispatched");
+                        source.dispatch(PATIENCE).expect("dispatched");
                     }
-                    taken += begin.elapsed();
+                    elapsed += begin.elapsed();
                 }
-                taken.mul_f64(count as f64 / (count.div_ceil(messages) * messages) as f64)
+                elapsed.mul_f64(count as f64 / (count.div_ceil(messages) * messages) as f64)
             });
         });
     });
@@ -164,7 +162,7 @@ fn enqueue(criterion: &mut Criterion) {
         let message = vec![7; size];
         group.bench_function(name_of(size), |bencher| {
             bencher.iter_custom(|count| {
-                let mut taken = Duration::ZERO;
+                let mut elapsed = Duration::ZERO;
                 let mut left = count;
                 while left > 0 {
                     let part = left.min(half_a_queue(size));
@@ -172,11 +170,11 @@ fn enqueue(criterion: &mut Criterion) {
                     for _ in 0..part {
                         writer.write(black_box(&message)).expect("room");
                     }
-                    taken += begin.elapsed();
+                    elapsed += begin.elapsed();
                     writer.flush(PATIENCE).expect("flushed");
                     left -= part;
                 }
-                taken
+                elapsed
             });
         });
     });

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prints every message as one line: reader.py SOCKET. The twin of epoll_reader.c: one thread, messages in batches.
 
-Runs until SIGINT or SIGTERM, then takes what writers have already sent and leaves.
+Runs until SIGINT or SIGTERM, then takes what writers have already sent and leaves. Needs the package: pip install bindings/python
 """
 
 import os
@@ -9,9 +9,9 @@ import select
 import signal
 import sys
 
-import udsipc_ctypes as udsipc
+import udsipc
 
-PATIENCE_MS = 5_000
+PATIENCE = 5.0
 
 
 def catch_signals():
@@ -23,7 +23,7 @@ def catch_signals():
     return wakeup
 
 
-def on_messages(messages):
+def on_batch(messages, _connection):
     # Flushed before it returns: the lines are out of this process before the messages count as handled.
     sys.stdout.buffer.write(b"\n".join(messages) + b"\n")
     sys.stdout.buffer.flush()
@@ -35,14 +35,14 @@ def on_error(error):
 
 def main():
     wakeup = catch_signals()
-    with udsipc.Reader(sys.argv[1], on_messages, on_error) as reader:
+    with udsipc.Reader(sys.argv[1], on_batch=on_batch, on_error=on_error, socket_mode=0o600) as reader:
         print(f"reader.py: listening on {reader.path}", file=sys.stderr, flush=True)
         while wakeup not in select.select([reader, wakeup], [], [])[0]:
             reader.dispatch()
         try:
-            reader.stop(PATIENCE_MS)
+            reader.stop(PATIENCE)
         finally:
-            print("reader.py:", *(f"{k}={v}" for k, v in reader.metrics().items()), file=sys.stderr)
+            print("reader.py:", *(f"{k}={v}" for k, v in vars(reader.metrics()).items()), file=sys.stderr)
 
 
 if __name__ == "__main__":

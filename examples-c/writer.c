@@ -121,12 +121,13 @@ static bool send_lines(udsipc_writer *writer)
 
 static bool finish(udsipc_writer *writer)
 {
-    /* Flush: the reader has everything. Stop: everything went out, and the thread is gone. When the flush has used up
-     * the time, the stop gets none. */
+    /* Flush: the reader has handled everything, or has read it, if it does not acknowledge. Stop: everything went out, and
+     * the thread is gone. When the flush has used up the time, the stop gets none. */
     bool ok = true;
     udsipc_status status = udsipc_writer_flush(writer, PATIENCE_MS);
     if (status == UDSIPC_ERR_UNDELIVERED) {
-        /* A reader died with messages. That is told once, and counted below; the next flush waits for the others. */
+        /* A reader that does not acknowledge died with messages. That is told once, and counted below; the next flush
+         * waits for the others. */
         failed("on the way", status);
         status = udsipc_writer_flush(writer, PATIENCE_MS);
     }
@@ -141,10 +142,11 @@ static bool finish(udsipc_writer *writer)
     if (status != UDSIPC_OK)
         return failed("cannot read the metrics", status);
     fprintf(stderr,
-            "writer: sent=%" PRIu64 " sent_bytes=%" PRIu64 " retried=%" PRIu64 " dropped=%" PRIu64 " abandoned=%" PRIu64
-            " suspected_lost=%" PRIu64 " connections=%" PRIu64 "\n",
-            metrics.sent, metrics.sent_bytes, metrics.retried, metrics.dropped, metrics.abandoned,
-            metrics.suspected_lost, metrics.connections);
+            "writer: sent=%" PRIu64 " sent_bytes=%" PRIu64 " acknowledged=%" PRIu64 " redelivered=%" PRIu64
+            " retried=%" PRIu64 " dropped=%" PRIu64 " abandoned=%" PRIu64 " suspected_lost=%" PRIu64
+            " connections=%" PRIu64 "\n",
+            metrics.sent, metrics.sent_bytes, metrics.acknowledged, metrics.redelivered, metrics.retried,
+            metrics.dropped, metrics.abandoned, metrics.suspected_lost, metrics.connections);
     return ok;
 }
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Sends every line of standard input as one message: writer.py SOCKET < FILE. The twin of writer.c.
 
-Ends at the end of the input, or at SIGINT or SIGTERM, and leaves only when the reader has everything or PATIENCE_MS has
-passed.
+Ends at the end of the input, or at SIGINT or SIGTERM, and leaves only when the reader has everything or PATIENCE has passed.
+Needs the package: pip install bindings/python
 """
 
 import os
@@ -10,9 +10,9 @@ import select
 import signal
 import sys
 
-import udsipc_ctypes as udsipc
+import udsipc
 
-PATIENCE_MS = 10_000
+PATIENCE = 10.0
 
 
 def catch_signals():
@@ -46,16 +46,16 @@ def on_error(error):
 
 def main():
     wakeup = catch_signals()
-    with udsipc.Writer(sys.argv[1], on_error) as writer:
+    with udsipc.Writer(sys.argv[1], on_error=on_error, drain_until_deadline=True) as writer:
         try:
             for line in lines(sys.stdin.fileno(), wakeup):
-                writer.write(line, PATIENCE_MS)
+                writer.write(line, PATIENCE)
             try:
-                writer.flush(PATIENCE_MS)  # the reader's process has read everything
+                writer.flush(PATIENCE)  # the reader has handled everything, or read it, if it does not acknowledge
             finally:
-                writer.stop(PATIENCE_MS)  # everything went out, and the thread is gone
+                writer.stop(PATIENCE)  # everything went out, and the thread is gone
         finally:
-            print("writer.py:", *(f"{k}={v}" for k, v in writer.metrics().items()), file=sys.stderr)
+            print("writer.py:", *(f"{k}={v}" for k, v in vars(writer.metrics()).items()), file=sys.stderr)
 
 
 if __name__ == "__main__":

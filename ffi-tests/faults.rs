@@ -6,75 +6,50 @@
 
 #![allow(clippy::print_stdout)] // a test's output belongs to whoever runs it
 
+#[path = "support/harness.rs"]
+mod harness;
 mod support;
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 
-use support::{compile, compile_with, library, program, project, run_in_scratch};
+use libtest_mimic::{Arguments, Failed};
 
-fn show(scenario: &str, printed: &str) {
+use support::{
+    Checker, build_dir, checker, compile, compile_with, library, output, project, run_in_scratch, static_library,
+};
+
+fn show(scenario: &str, printed: &str) -> Result<(), Failed> {
     println!("{scenario}\n{printed}");
+    Ok(())
 }
 
-program! { crashes from "ffi-tests/faults/crashes.c" as "c11", crate::show:
-    reader_killed_under_load
-    reader_of_many_writers_killed
-    reader_killed_while_frozen
-    reader_stopped_for_seconds
-    reader_frozen_in_a_callback
-    reader_restarted_a_thousand_times
-    writer_killed_inside_a_frame
-    host_exits_without_stop
+fn quiet(_scenario: &str, _printed: &str) -> Result<(), Failed> {
+    Ok(())
 }
 
-program! { shortage from "ffi-tests/faults/shortage.c" as "c11", crate::show:
-    descriptor_table_full_for_five_seconds
-    descriptor_table_of_the_writer_full
-    writer_stopped_without_descriptors
-    reader_made_without_descriptors
-    memory_refused_at_enqueue
-    memory_refused_at_read
-    directory_removed_while_running
-    socket_file_deleted_and_replaced
-    directory_made_unreadable
-    directory_unreadable_for_the_writer
-    file_system_full
-    backlog_full_with_200_writers
-}
-
-program! { host from "ffi-tests/faults/host.c" as "c11", crate::show:
-    signal_storm
-    millisecond_timers
-    callbacks_that_fail
-    stop_races_with_everything
-}
-
-program! { throws from "ffi-tests/faults/throws.cpp" as "c++11", crate::show:
-    exception_in_a_message_callback
-    exception_in_a_batch_callback
-    exception_in_an_error_callback
-    exception_in_a_dispatched_callback
-}
-
-program! { hostile from "ffi-tests/faults/hostile.c" as "c11", crate::show:
-    random_bytes
-    valid_frames_cut_anywhere
-    lengths_up_to_the_largest
-    one_byte_at_a_time
-    out_of_band_bytes
-    descriptors_with_every_message
-    a_flood_of_connects
-    peers_that_never_close
-    uid_that_may_not_enter
-    gid_that_may_not_enter
-    more_than_max_connections
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let check = if arguments.nocapture { show } else { quiet };
+    let mut tests = harness::programs_in("ffi-tests/faults", &arguments, check);
+    tests.extend([
+        harness::test("dlopen_and_dlclose_in_the_main_thread", || load_and_unload("main")),
+        harness::test("dlopen_and_dlclose_in_threads_that_end", || load_and_unload("thread")),
+        harness::test("dlclose_when_every_thread_that_used_it_has_ended", || load_and_unload("around")),
+        harness::test(
+            "a_plugin_with_the_static_library_in_it_is_unloaded_with_its_fork_handlers",
+            a_plugin_with_the_static_library_in_it_is_unloaded_with_its_fork_handlers,
+        ),
+        harness::test("a_short_soak", a_short_soak),
+    ]);
+    harness::run(&arguments, tests)
 }
 
 /// A host that is not linked against the library, so that `dlclose` may really unload it.
 fn plugin_host() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| compile_with(&project("ffi-tests/faults/plugin.c"), "c11", &["-ldl"]))
+    PROGRAM.get_or_init(|| compile_with(&project("ffi-tests/faults/plugin/plugin.c"), "c11", &["-ldl"]))
 }
 
 fn load_and_unload(who: &str) {
@@ -82,23 +57,32 @@ fn load_and_unload(who: &str) {
     run_in_scratch(plugin_host(), &[library.to_str().expect("a path in UTF-8"), who]);
 }
 
-#[test]
-fn dlopen_and_dlclose_in_the_main_thread() {
-    load_and_unload("main");
-}
-
-#[test]
-fn dlopen_and_dlclose_in_threads_that_end() {
-    load_and_unload("thread");
-}
-
-#[test]
-fn dlclose_when_every_thread_that_used_it_has_ended() {
-    load_and_unload("around");
+/// The shared object is never unloaded (-z nodelete), but a plugin with the static library in it is: nothing of it may be
+/// called after that, neither by fork nor by exit.
+fn a_plugin_with_the_static_library_in_it_is_unloaded_with_its_fork_handlers() {
+    if checker() != Checker::Nobody {
+        return; // a sanitizer keeps what is loaded, and valgrind its symbols
+    }
+    let folder = build_dir().join("faults");
+    std::fs::create_dir_all(&folder).expect("a folder for test programs");
+    let plugin = folder.join("libplugin_with_udsipc.so");
+    let fresh = plugin.with_extension(std::process::id().to_string());
+    let archive = format!("-Wl,--whole-archive,{},--no-whole-archive", static_library().display());
+    output(Command::new("cc").args(["-shared", "-o"]).arg(&fresh).args([
+        &archive,
+        "-lgcc_s",
+        "-lpthread",
+        "-ldl",
+        "-lm",
+    ]));
+    std::fs::rename(&fresh, &plugin).expect("the same folder");
+    for (who, unloaded) in [("main", false), ("thread", false), ("around", true)] {
+        let printed = run_in_scratch(plugin_host(), &[plugin.to_str().expect("a path in UTF-8"), who]);
+        assert!(!unloaded || printed.contains("the library is gone"), "{printed}");
+    }
 }
 
 /// A few seconds of what `make soak` does for hours.
-#[test]
 fn a_short_soak() {
     let program = compile(&project("ffi-tests/soak/soak.c"), "c11");
     let printed = run_in_scratch(&program, &["0.1"]);

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use udsipc::{Connection, Context, Error, Reader, ReaderOptions, Writer, WriterOptions};
+use udsipc::{Context, Error, Peer, Reader, ReaderOptions, Writer, WriterOptions};
 
 mod support;
 
@@ -49,11 +49,11 @@ fn peer() -> Option<&'static Path> {
 
 /// The peer, or the end of the test with a word on what is missing.
 macro_rules! need_go {
-    ($test:literal) => {
+    () => {
         match peer() {
             Some(peer) => peer,
             None => {
-                eprintln!("skipped: {}: no Go toolchain. Install one: {INSTALL_GO}", $test);
+                eprintln!("skipped: no Go toolchain. Install one: {INSTALL_GO}");
                 return;
             }
         }
@@ -184,9 +184,8 @@ type Numbers = Arc<Mutex<Vec<u64>>>;
 
 fn numbering_reader(socket: &Path, options: ReaderOptions, numbers: &Numbers) -> Reader {
     let numbers = Arc::clone(numbers);
-    let on_message = move |message: &[u8], _: &Connection<'_>| {
+    let on_message = move |message: &[u8], _: &Peer<'_>| {
         numbers.lock().unwrap().push(number_of(message));
-        Ok(())
     };
     let reader = Reader::new(socket, on_message, options).unwrap();
     reader.start().unwrap();
@@ -207,7 +206,7 @@ fn go_to_us(peer: &Path, shape: &str, count: u64, plan: impl Fn(u64) -> Vec<u8> 
     let expected = (0..count).filter(|index| !plan(*index).is_empty()).count() as u64;
     let (next, wrong) = (AtomicU64::new(0), Arc::new(AtomicU64::new(0)));
     let mismatches = Arc::clone(&wrong);
-    let on_message = move |message: &[u8], _: &Connection<'_>| {
+    let on_message = move |message: &[u8], _: &Peer<'_>| {
         let right = loop {
             let right = plan(next.fetch_add(1, Ordering::Relaxed));
             if !right.is_empty() {
@@ -215,7 +214,6 @@ fn go_to_us(peer: &Path, shape: &str, count: u64, plan: impl Fn(u64) -> Vec<u8> 
             }
         };
         mismatches.fetch_add(u64::from(message != right), Ordering::Relaxed);
-        Ok(())
     };
     let reader = Reader::new(&socket, on_message, ReaderOptions::new()).unwrap();
     reader.start().unwrap();
@@ -267,38 +265,38 @@ fn has_connection(pid: u32) -> bool {
 
 #[test]
 fn every_length_at_a_varint_boundary_from_go() {
-    let peer = need_go!("every_length_at_a_varint_boundary_from_go");
+    let peer = need_go!();
     go_to_us(peer, "boundary", BOUNDARY.len() as u64, |index| noise(index, BOUNDARY[index as usize]));
 }
 
 #[test]
 fn every_length_at_a_varint_boundary_to_go() {
-    let peer = need_go!("every_length_at_a_varint_boundary_to_go");
+    let peer = need_go!();
     us_to_go(peer, "boundary", (0..).zip(BOUNDARY).map(|(index, length)| noise(index, length)));
 }
 
 #[test]
 fn random_messages_from_go() {
-    let peer = need_go!("random_messages_from_go");
+    let peer = need_go!();
     go_to_us(peer, "random", RANDOM, random);
 }
 
 #[test]
 fn random_messages_to_go() {
-    let peer = need_go!("random_messages_to_go");
+    let peer = need_go!();
     us_to_go(peer, "random", (0..RANDOM).map(random));
 }
 
 #[test]
 fn empty_messages_from_go_are_silence() {
-    let peer = need_go!("empty_messages_from_go_are_silence");
+    let peer = need_go!();
     let plan = |index| if index < 1000 { Vec::new() } else { b"behind the empty ones".to_vec() };
     go_to_us(peer, "empty:1000", 1001, plan);
 }
 
 #[test]
 fn our_reader_restarts_under_load_from_go() {
-    let peer = need_go!("our_reader_restarts_under_load_from_go");
+    let peer = need_go!();
     let folder = tempdir();
     let socket = folder.path().join("s");
     let numbers = Numbers::default();
@@ -325,14 +323,13 @@ fn our_reader_restarts_under_load_from_go() {
 
 #[test]
 fn a_go_writer_as_slow_as_the_inactivity_timeout() {
-    let peer = need_go!("a_go_writer_as_slow_as_the_inactivity_timeout");
+    let peer = need_go!();
     let folder = tempdir();
     // Just before, at, and just after: on a busy machine one of them meets the moment.
     let runs = ["99ms", "100ms", "101ms", "103ms"].map(|period| {
         let socket = folder.path().join(period);
         let numbers = Numbers::default();
-        let mut options = ReaderOptions::new();
-        options.set_inactivity_timeout(Duration::from_millis(100)).unwrap();
+        let options = ReaderOptions::new().inactivity_timeout(Duration::from_millis(100));
         let reader = numbering_reader(&socket, options, &numbers);
         let go = Go::writer(peer, &socket, &["-count", "50", "-period", period]);
         (reader, go, numbers)
@@ -364,8 +361,7 @@ fn go_reader_restarts(peer: &Path, end: impl Fn(Go)) {
     let folder = tempdir();
     let (socket, log) = (folder.path().join("s"), folder.path().join("log"));
     let start = |delay: &str| Go::reader(peer, &socket, &["-log", log.to_str().unwrap(), "-delay", delay]);
-    let mut options = WriterOptions::new();
-    options.set_max_backoff(Duration::from_millis(20)).unwrap();
+    let options = WriterOptions::new().max_backoff(Duration::from_millis(20));
     let writer = Arc::new(Writer::new(&socket, options).unwrap());
     writer.start().unwrap();
     let stop_producing = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -405,28 +401,28 @@ fn go_reader_restarts(peer: &Path, end: impl Fn(Go)) {
 
 #[test]
 fn a_go_reader_stopped_and_restarted_under_load() {
-    let peer = need_go!("a_go_reader_stopped_and_restarted_under_load");
+    let peer = need_go!();
     go_reader_restarts(peer, |go| drop(go.end()));
 }
 
 #[test]
 fn a_go_reader_killed_and_restarted_under_load() {
-    let peer = need_go!("a_go_reader_killed_and_restarted_under_load");
+    let peer = need_go!();
     go_reader_restarts(peer, Go::kill);
 }
 
 #[test]
 fn a_message_too_large_for_go_is_given_up_and_the_next_arrive() {
-    let peer = need_go!("a_message_too_large_for_go_is_given_up_and_the_next_arrive");
+    let peer = need_go!();
     let folder = tempdir();
     let (socket, log) = (folder.path().join("s"), folder.path().join("log"));
     let go = Go::reader(peer, &socket, &["-limit", "1000", "-log", log.to_str().unwrap()]);
     let contexts = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&contexts);
-    let mut options = WriterOptions::new();
-    options.set_max_backoff(Duration::from_millis(20)).unwrap().set_max_attempts(3).unwrap();
-    let on_error = move |error: &Error, context: Context| seen.lock().unwrap().push((error.to_string(), context));
-    options.set_error_handler(Some(Box::new(on_error))).unwrap();
+    let options = WriterOptions::new()
+        .max_backoff(Duration::from_millis(20))
+        .max_attempts(3)
+        .on_error(move |error, context| seen.lock().unwrap().push((error.to_string(), context)));
     let writer = Writer::new(&socket, options).unwrap();
     writer.start().unwrap();
     // Larger than the kernel's buffer, so that each refusal falls into the write.
@@ -473,7 +469,7 @@ fn cpu_time(pid: u32) -> Duration {
 
 #[test]
 fn a_go_writer_that_retries_an_oversize_message_for_ever_costs_little() {
-    let peer = need_go!("a_go_writer_that_retries_an_oversize_message_for_ever_costs_little");
+    let peer = need_go!();
     let python = support::python3().expect("python3 runs the reader of this test");
     let folder = tempdir();
     let socket = folder.path().join("s");
@@ -511,13 +507,11 @@ fn a_go_writer_that_retries_an_oversize_message_for_ever_costs_little() {
 
 #[test]
 fn a_full_queue_in_front_of_a_slow_go_reader() {
-    let peer = need_go!("a_full_queue_in_front_of_a_slow_go_reader");
+    let peer = need_go!();
     let folder = tempdir();
     let (socket, log) = (folder.path().join("s"), folder.path().join("log"));
     let go = Go::reader(peer, &socket, &["-delay", "100us", "-log", log.to_str().unwrap()]);
-    let mut options = WriterOptions::new();
-    options.set_max_buffered_writes(50).unwrap();
-    let writer = Writer::new(&socket, options).unwrap();
+    let writer = Writer::new(&socket, WriterOptions::new().max_buffered_writes(50)).unwrap();
     writer.start().unwrap();
     let (mut accepted, mut refused) = (Vec::new(), 0);
     let begun = Instant::now();
@@ -541,7 +535,7 @@ fn a_full_queue_in_front_of_a_slow_go_reader() {
 
 #[test]
 fn our_default_inactivity_timeout_closes_a_go_writer_without_loss() {
-    let peer = need_go!("our_default_inactivity_timeout_closes_a_go_writer_without_loss");
+    let peer = need_go!();
     let folder = tempdir();
     let socket = folder.path().join("s");
     let numbers = Numbers::default();
@@ -560,7 +554,7 @@ fn our_default_inactivity_timeout_closes_a_go_writer_without_loss() {
 
 #[test]
 fn a_go_reader_that_closes_an_idle_connection_is_no_failure() {
-    let peer = need_go!("a_go_reader_that_closes_an_idle_connection_is_no_failure");
+    let peer = need_go!();
     let folder = tempdir();
     let (socket, log) = (folder.path().join("s"), folder.path().join("log"));
     let go = Go::reader(peer, &socket, &["-log", log.to_str().unwrap()]);
@@ -582,15 +576,14 @@ fn a_go_reader_that_closes_an_idle_connection_is_no_failure() {
 
 #[test]
 fn eight_go_writers_and_eight_c_abi_writers_on_one_reader() {
-    let peer = need_go!("eight_go_writers_and_eight_c_abi_writers_on_one_reader");
+    let peer = need_go!();
     let python = support::python3().expect("python3 drives the C ABI");
     let folder = tempdir();
     let socket = folder.path().join("s");
     let by_connection: Arc<Mutex<HashMap<u64, Vec<u64>>>> = Arc::default();
     let seen = Arc::clone(&by_connection);
-    let on_message = move |message: &[u8], connection: &Connection<'_>| {
-        seen.lock().unwrap().entry(connection.id()).or_default().push(number_of(message));
-        Ok(())
+    let on_message = move |message: &[u8], connection: &Peer<'_>| {
+        seen.lock().unwrap().entry(connection.connection_id()).or_default().push(number_of(message));
     };
     let reader = Reader::new(&socket, on_message, ReaderOptions::new()).unwrap();
     reader.start().unwrap();

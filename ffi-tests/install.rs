@@ -1,106 +1,20 @@
-//! `make install` as a packager and a C programmer meet it: what lies where, and does it build and run programs.
+//! `make install` as a packager meets it: what lies where, with which rights, and what is left after `make uninstall`.
+//! Whether programs can be built with it shows `linking.rs`.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "support/installation.rs"]
+mod installation;
 mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::process::Command;
 
-use support::{PATIENCE, output, profile_dir, project, run, run_ok, tempdir};
-
-const VERSION: &str = env!("CARGO_PKG_VERSION");
-const SONAME: &str = concat!("libudsipc.so.", env!("CARGO_PKG_VERSION_MAJOR"));
-
-/// `make` with nothing of the shell or of an outer `make` in the way of the variables that the test sets.
-fn make(target: &str, variables: &[String]) -> Command {
-    let mut make = Command::new("make");
-    make.arg("--no-print-directory").arg("-C").arg(project("")).arg(target);
-    for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "DESTDIR", "PREFIX", "LIBDIR", "INCLUDEDIR", "PKGCONFIGDIR"] {
-        make.env_remove(name);
-    }
-    // What is installed is what cargo has just built for this test. CARGO=false: installing must not need cargo, nor
-    // LDCONFIG the cache of the machine that the test runs on.
-    make.arg(format!("OUT={}", profile_dir().display())).args(["CARGO=false", "LDCONFIG=true"]).args(variables);
-    make
-}
-
-/// An installation in a folder of its own, which vanishes with it.
-struct Installation {
-    root: tempfile::TempDir,
-    variables: Vec<String>,
-    /// Where the loader must look.
-    libdir: PathBuf,
-    /// What pkg-config needs to know.
-    pkg_config: Vec<(&'static str, PathBuf)>,
-}
-
-impl Installation {
-    /// As somebody does who has no root: everything below a prefix of one's own.
-    fn in_prefix() -> Self {
-        let root = tempdir();
-        let libdir = root.path().join("lib");
-        Self {
-            variables: vec![format!("PREFIX={}", root.path().display())],
-            pkg_config: vec![("PKG_CONFIG_PATH", libdir.join("pkgconfig"))],
-            libdir,
-            root,
-        }
-        .installed()
-    }
-
-    /// As Debian's packages are made: a staging folder, and a directory for libraries of this architecture.
-    fn staged() -> Self {
-        let root = tempdir();
-        let libdir = root.path().join("usr/lib/some-linux-gnu");
-        Self {
-            variables: vec![
-                format!("DESTDIR={}", root.path().display()),
-                "PREFIX=/usr".into(),
-                "LIBDIR=/usr/lib/some-linux-gnu".into(),
-            ],
-            pkg_config: vec![
-                ("PKG_CONFIG_LIBDIR", libdir.join("pkgconfig")),
-                ("PKG_CONFIG_SYSROOT_DIR", root.path().to_path_buf()),
-            ],
-            libdir,
-            root,
-        }
-        .installed()
-    }
-
-    fn installed(self) -> Self {
-        run_ok(&mut make("install", &self.variables), PATIENCE);
-        self
-    }
-
-    fn pkg_config(&self, arguments: &[&str]) -> Vec<String> {
-        let mut command = Command::new("pkg-config");
-        for name in ["PKG_CONFIG_PATH", "PKG_CONFIG_LIBDIR", "PKG_CONFIG_SYSROOT_DIR"] {
-            command.env_remove(name);
-        }
-        command.envs(self.pkg_config.iter().cloned()).args(arguments).arg("udsipc");
-        output(&mut command).split_whitespace().map(str::to_owned).collect()
-    }
-
-    /// `cc PROGRAM $(pkg-config --cflags --libs udsipc)`
-    fn build(&self, compiler: &[&str], source: &str, flags: &[String]) -> PathBuf {
-        let program = self.root.path().join(format!("{}-program", source.replace(['/', '.'], "-")));
-        let mut command = Command::new(compiler[0]);
-        command.args(&compiler[1..]).args(["-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
-        output(command.arg(project(source)).arg("-o").arg(&program).args(flags));
-        program
-    }
-
-    /// Runs an exchange of messages with the installed library alone: cargo's own paths are not in the environment.
-    fn run(&self, mut program: Command) -> String {
-        let socket = self.root.path().join("socket");
-        run_ok(program.arg(socket).env("LD_LIBRARY_PATH", &self.libdir), PATIENCE)
-    }
-}
+use installation::{Installation, SONAME, VERSION, built, command, make, make_in, scripts};
+use support::{PATIENCE, exported_functions, output, project, run, run_ok, tempdir};
 
 /// The files and links below a folder, with their paths from there.
 fn files(root: &Path) -> BTreeSet<String> {
@@ -118,12 +32,25 @@ fn files(root: &Path) -> BTreeSet<String> {
     found
 }
 
+/// Libraries and programs lie below a folder of their own if EXEC_PREFIX says so.
 fn expected_files(libdir: &str, includedir: &str) -> BTreeSet<String> {
     let versioned = format!("libudsipc.so.{VERSION}");
     let libraries = [versioned.as_str(), SONAME, "libudsipc.so", "libudsipc.a", "pkgconfig/udsipc.pc"];
+    let cmake = ["cmake/udsipc/udsipcConfig.cmake", "cmake/udsipc/udsipcConfigVersion.cmake"];
     let headers = ["udsipc.h", "udsipc.hpp"];
-    (libraries.iter().map(|name| format!("{libdir}/{name}")))
+    let completions = [
+        "bash-completion/completions/udsipccat",
+        "fish/vendor_completions.d/udsipccat.fish",
+        "zsh/site-functions/_udsipccat",
+    ];
+    let pages = support::manual_pages();
+    let (exec_prefix, _) = libdir.split_once("lib").unwrap();
+    let share = includedir.replace("include", "share");
+    (libraries.iter().chain(&cmake).map(|name| format!("{libdir}/{name}")))
         .chain(headers.iter().map(|name| format!("{includedir}/{name}")))
+        .chain(completions.iter().map(|name| format!("{share}/{name}")))
+        .chain(pages.keys().map(|page| format!("{share}/man/{page}")))
+        .chain([format!("{exec_prefix}bin/udsipccat")])
         .collect()
 }
 
@@ -131,22 +58,18 @@ fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
-/// The libraries that a program or a shared object asks the loader for.
-fn needed(program: &Path) -> String {
-    output(Command::new("readelf").arg("-d").arg(program)).lines().filter(|line| line.contains("(NEEDED)")).collect()
-}
-
 #[test]
 fn puts_down_what_a_c_library_is_made_of() {
     let installation = Installation::in_prefix();
-    assert_eq!(files(installation.root.path()), expected_files("lib", "include"));
+    assert_eq!(files(&installation.prefix), expected_files("lib", "include"));
 
     let library = installation.libdir.join(format!("libudsipc.so.{VERSION}"));
-    assert_eq!(mode(&library), 0o755);
-    for file in files(installation.root.path()) {
-        let path = installation.root.path().join(&file);
-        if path != library && !path.is_symlink() {
-            assert_eq!(mode(&path), 0o644, "{file}");
+    let tool = installation.prefix.join("bin/udsipccat");
+    for file in files(&installation.prefix) {
+        let path = installation.prefix.join(&file);
+        if !path.is_symlink() {
+            let expected = if path == library || path == tool { 0o755 } else { 0o644 };
+            assert_eq!(mode(&path), expected, "{file}");
         }
     }
     // Relative, so that a staged or moved tree stays whole.
@@ -156,7 +79,7 @@ fn puts_down_what_a_c_library_is_made_of() {
 
     let dynamic = output(Command::new("readelf").arg("-d").arg(&library));
     assert!(dynamic.contains(&format!("Library soname: [{SONAME}]")), "{dynamic}");
-    for stripped in [library, installation.libdir.join("libudsipc.a")] {
+    for stripped in [library, tool, installation.libdir.join("libudsipc.a")] {
         let sections = output(Command::new("readelf").args(["-S", "-W"]).arg(&stripped));
         assert!(!sections.contains(".debug_info"), "{} holds debug information", stripped.display());
     }
@@ -168,7 +91,7 @@ fn puts_down_what_a_c_library_is_made_of() {
 fn pkg_config_tells_where_it_is() {
     let installation = Installation::in_prefix();
     assert_eq!(installation.pkg_config(&["--modversion"]), [VERSION]);
-    let prefix = installation.root.path().to_str().unwrap();
+    let prefix = installation.prefix.to_str().unwrap();
     assert_eq!(installation.pkg_config(&["--variable=prefix"]), [prefix]);
     assert_eq!(installation.pkg_config(&["--cflags"]), [format!("-I{prefix}/include")]);
     assert_eq!(installation.pkg_config(&["--libs"]), [format!("-L{prefix}/lib"), "-ludsipc".into()]);
@@ -177,117 +100,209 @@ fn pkg_config_tells_where_it_is() {
     assert_eq!(moved, ["-I/moved/include", "-L/moved/lib", "-ludsipc"]);
 }
 
+/// It asks the loader for the library by its soname, and brings no path of the machine that it was built on.
 #[test]
-fn c_programs_build_and_run() {
+fn the_command_line_tool_runs_with_the_installed_library() {
     let installation = Installation::in_prefix();
-    let flags = installation.pkg_config(&["--cflags", "--libs"]);
-    let program = installation.build(&["cc", "-std=c99"], "ffi-tests/install/exchange.c", &flags);
-    assert!(needed(&program).contains(&format!("[{SONAME}]")), "{}", needed(&program));
-    assert_eq!(installation.run(Command::new(program)), "C: 1000 messages\n");
-}
-
-#[test]
-fn cpp_programs_build_and_run() {
-    let installation = Installation::in_prefix();
-    let flags = installation.pkg_config(&["--cflags", "--libs"]);
-    let program = installation.build(&["c++", "-std=c++11"], "ffi-tests/install/exchange.cpp", &flags);
-    assert!(needed(&program).contains(&format!("[{SONAME}]")), "{}", needed(&program));
-    assert_eq!(installation.run(Command::new(program)), "C++: 1000 messages\n");
-}
-
-#[test]
-fn python_programs_run() {
-    let installation = Installation::in_prefix();
-    let mut python = Command::new(support::python3().expect("python3"));
-    python.arg(project("ffi-tests/install/exchange.py"));
-    assert_eq!(installation.run(python), "Python: 1000 messages\n");
-}
-
-#[test]
-fn the_static_library_links_with_the_private_libraries_of_the_pc_file() {
-    let installation = Installation::in_prefix();
-    let mut flags = installation.pkg_config(&["--static", "--cflags", "--libs"]);
-    // pkg-config names the library as such, and a linker that finds both prefers the shared one.
-    let name = flags.iter_mut().find(|flag| *flag == "-ludsipc").expect("-ludsipc");
-    *name = "-l:libudsipc.a".into();
-    let program = installation.build(&["cc", "-std=c99"], "ffi-tests/install/exchange.c", &flags);
-    assert!(!needed(&program).contains("libudsipc"), "{}", needed(&program));
-    assert_eq!(installation.run(Command::new(program)), "C: 1000 messages\n");
-}
-
-#[test]
-fn a_program_can_be_static_altogether() {
-    let installation = Installation::in_prefix();
-    let flags = installation.pkg_config(&["--static", "--cflags", "--libs"]);
-    let program = installation.build(&["cc", "-std=c99", "-static"], "ffi-tests/install/exchange.c", &flags);
-    assert_eq!(needed(&program), "");
-    assert_eq!(installation.run(Command::new(program)), "C: 1000 messages\n");
+    let tool = installation.prefix.join("bin/udsipccat");
+    let dynamic = output(Command::new("readelf").arg("-d").arg(&tool));
+    assert!(dynamic.contains(&format!("[{SONAME}]")), "{dynamic}");
+    assert!(!dynamic.contains("PATH"), "{dynamic}");
+    let mut version = Command::new(tool);
+    let told = run_ok(version.arg("--version").env("LD_LIBRARY_PATH", &installation.libdir), PATIENCE);
+    assert_eq!(told, format!("udsipccat {VERSION}, libudsipc {VERSION}\n"));
 }
 
 #[test]
 fn a_staged_tree_is_one_for_its_final_place() {
     let installation = Installation::staged();
-    assert_eq!(files(installation.root.path()), expected_files("usr/lib/some-linux-gnu", "usr/include"));
+    let stage = installation.folder.path().join("stage");
+    assert_eq!(files(&stage), expected_files("usr/lib/some-linux-gnu", "usr/include"));
+    for file in ["pkgconfig/udsipc.pc", "cmake/udsipc/udsipcConfig.cmake", "cmake/udsipc/udsipcConfigVersion.cmake"] {
+        let text = fs::read_to_string(installation.libdir.join(file)).unwrap();
+        assert!(!text.contains(stage.to_str().unwrap()) && !text.contains('@'), "{file}: {text}");
+    }
     let pc = fs::read_to_string(installation.libdir.join("pkgconfig/udsipc.pc")).unwrap();
-    let root = installation.root.path().to_str().unwrap();
-    assert!(!pc.contains(root) && !pc.contains('@'), "{pc}");
-    assert!(pc.contains("prefix=/usr\nlibdir=${prefix}/lib/some-linux-gnu\nincludedir=${prefix}/include\n"), "{pc}");
+    let folders =
+        "prefix=/usr\nexec_prefix=${prefix}\nlibdir=${exec_prefix}/lib/some-linux-gnu\nincludedir=${prefix}/include\n";
+    assert!(pc.contains(folders), "{pc}");
+}
 
-    let flags = installation.pkg_config(&["--cflags", "--libs"]);
-    let program = installation.build(&["cc", "-std=c99"], "ffi-tests/install/exchange.c", &flags);
-    assert_eq!(installation.run(Command::new(program)), "C: 1000 messages\n");
+#[test]
+fn what_depends_on_the_machine_has_a_prefix_of_its_own() {
+    let installation = Installation::with_exec_prefix();
+    let expected = expected_files("exec/lib", "prefix/include");
+    assert_eq!(files(installation.folder.path()), expected);
+    assert_eq!(installation.pkg_config(&["--variable=libdir"]), [installation.libdir.to_str().unwrap()]);
+    let include = installation.prefix.join("include");
+    assert_eq!(installation.pkg_config(&["--variable=includedir"]), [include.to_str().unwrap()]);
+}
+
+/// The versions of the symbols are what a later library with the same soname can tell programs apart by.
+#[test]
+fn every_exported_symbol_has_a_version() {
+    let installation = Installation::in_prefix();
+    let symbols = output(Command::new("readelf").args(["--dyn-syms", "-W"]).arg(installation.libdir.join(SONAME)));
+    let version = concat!("UDSIPC_", env!("CARGO_PKG_VERSION_MAJOR"));
+    let defined = symbols.lines().filter(|line| !line.contains(" UND ")).skip_while(|line| !line.contains("Name"));
+    let exported: Vec<&str> = defined.skip(1).filter_map(|line| line.split_whitespace().last()).collect();
+    let functions = exported_functions().into_iter().map(|name| format!("{name}@@{version}"));
+    let expected: BTreeSet<String> = functions.chain([version.to_owned()]).collect();
+    assert_eq!(exported.into_iter().map(str::to_owned).collect::<BTreeSet<_>>(), expected);
+}
+
+/// The list can be a package's `debian/libudsipc0.symbols` as it stands.
+#[test]
+fn debian_takes_the_list_of_symbols() {
+    if command("dpkg-gensymbols").arg("--version").output().is_err() {
+        println!("skipped: dpkg-gensymbols is missing; on Debian and Ubuntu: sudo apt-get install dpkg-dev");
+        return;
+    }
+    let installation = Installation::in_prefix();
+    let folder = installation.folder.path();
+    fs::create_dir(folder.join("debian")).unwrap();
+    let package = "Package: libudsipc0\nArchitecture: any\nDescription: A package\n";
+    fs::write(folder.join("debian/control"), format!("Source: udsipc\nMaintainer: N <n@example.org>\n\n{package}"))
+        .unwrap();
+    let mut gensymbols = command("dpkg-gensymbols");
+    gensymbols.args(["-plibudsipc0", "-c4", "-Onew.symbols"]).arg(format!("-v{VERSION}")).current_dir(folder);
+    gensymbols.arg(format!("-e{}", installation.libdir.join(SONAME).display()));
+    gensymbols.arg(format!("-I{}", project("packaging/abi/libudsipc.symbols").display()));
+    let printed = run_ok(&mut gensymbols, PATIENCE);
+    assert!(!printed.contains("match completely"), "{printed}");
 }
 
 #[test]
 fn installing_twice_is_installing_once() {
     let installation = Installation::in_prefix().installed();
-    assert_eq!(files(installation.root.path()), expected_files("lib", "include"));
+    assert_eq!(files(&installation.prefix), expected_files("lib", "include"));
+}
+
+/// Everybody can use what an administrator with a strict umask installs, also below a folder with a blank in its name.
+#[test]
+fn the_umask_of_the_installer_does_not_matter() {
+    let folder = tempdir();
+    let stage = folder.path().join("a stage");
+    let install = make("install", &[format!("DESTDIR={}", stage.display()), "PREFIX=/usr".into()]);
+    let mut strict = Command::new("sh");
+    strict.args(["-c", "umask 077; exec \"$@\"", "sh"]).arg(install.get_program()).args(install.get_args());
+    run_ok(&mut strict, PATIENCE);
+    assert_eq!(files(&stage), expected_files("usr/lib", "usr/include"));
+    for file in files(&stage) {
+        let path = stage.join(&file);
+        let is_executable = path.ends_with(format!("libudsipc.so.{VERSION}")) || path.ends_with("bin/udsipccat");
+        let rights = if is_executable { 0o755 } else { 0o644 };
+        assert!(path.is_symlink() || mode(&path) == rights, "{file}: {:o}", mode(&path));
+        let mut folders = path.ancestors().skip(1).take_while(|folder| *folder != stage);
+        assert!(folders.all(|folder| mode(folder) == 0o755), "{file}");
+    }
+}
+
+/// Programs find the library by what is written into udsipc.pc, from whatever folder they are built in.
+#[test]
+fn a_folder_that_programs_would_not_find_is_refused() {
+    for (variable, value) in
+        [("PREFIX", "stage"), ("PREFIX", "/opt/two words"), ("LIBDIR", "lib64"), ("MANDIR", "~/man")]
+    {
+        let root = tempdir();
+        let destdir = format!("DESTDIR={}/stage/", root.path().display());
+        let done = run(&mut make("install", &[destdir, "PREFIX=/usr".into(), format!("{variable}={value}")]), PATIENCE);
+        assert!(!done.status.success());
+        assert!(done.output.contains(&format!("{variable} is \"{value}\", and must be")), "{}", done.output);
+        assert_eq!(files(root.path()), BTreeSet::new());
+    }
+}
+
+/// `rm -rf` of a path with a blank would remove what is called as its first part.
+#[test]
+fn a_target_folder_with_a_blank_in_its_path_is_refused() {
+    let root = tempdir();
+    let out = root.path().join("two words");
+    for target in ["link", "install", "minimal-versions"] {
+        let done = run(make_in(&out, target).arg("CARGO=false"), PATIENCE);
+        assert!(!done.status.success());
+        assert!(done.output.contains(&format!("cannot build in \"{}\"", out.display())), "{}", done.output);
+        assert_eq!(files(root.path()), BTreeSet::new());
+    }
+}
+
+/// Package builds give one LDFLAGS for all there is.
+#[test]
+fn the_shared_library_is_one_whatever_programs_are_linked_with() {
+    let out = tempdir();
+    symlink(built().join("libudsipc.a"), out.path().join("libudsipc.a")).unwrap();
+    let flags = ["CARGO=false", "LDFLAGS=-fPIE -pie -Wl,-z,relro -Wl,-z,now"];
+    run_ok(make_in(out.path(), "link").args(flags), PATIENCE);
+    let dynamic = output(Command::new("readelf").arg("-d").arg(out.path().join("lib/libudsipc.so")));
+    assert!(dynamic.contains(&format!("Library soname: [{SONAME}]")), "{dynamic}");
 }
 
 #[test]
 fn uninstall_leaves_nothing_behind_and_nothing_else_out() {
     let installation = Installation::in_prefix();
-    let neighbour = installation.libdir.join("libudsipcx.so");
-    fs::write(&neighbour, "somebody else's").unwrap();
-    run_ok(&mut make("uninstall", &installation.variables), PATIENCE);
-    assert_eq!(files(installation.root.path()), BTreeSet::from(["lib/libudsipcx.so".to_owned()]));
-    // Nothing left to remove is no error.
-    run_ok(&mut make("uninstall", &installation.variables), PATIENCE);
-}
-
-/// A folder of commands that come before those of the machine, as scripts.
-fn commands(scripts: &[(&str, &str)]) -> (tempfile::TempDir, String) {
-    let folder = tempdir();
-    for (name, script) in scripts {
-        let path = folder.path().join(name);
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    for (neighbour, beside) in [("lib/libudsipcx.so", true), ("lib/cmake/udsipc/Findudsipc.cmake", false)] {
+        fs::write(installation.prefix.join(neighbour), "somebody else's").unwrap();
+        run_ok(&mut make("uninstall", &installation.variables), PATIENCE);
+        assert_eq!(files(&installation.prefix), BTreeSet::from([neighbour.to_owned()]));
+        assert_eq!(installation.libdir.join("cmake/udsipc").exists(), !beside, "the package's own folder");
+        // Nothing left to remove is no error.
+        run_ok(&mut make("uninstall", &installation.variables), PATIENCE);
+        fs::remove_file(installation.prefix.join(neighbour)).unwrap();
+        run_ok(&mut make("install", &installation.variables), PATIENCE);
     }
-    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
-    (folder, path)
+}
+
+/// What a package build calls changes nothing on the machine that it runs on, whoever runs it.
+#[test]
+fn a_missing_tool_is_named_and_never_installed() {
+    for user in [0, 1000] {
+        let (_folder, path) =
+            scripts(&[("id", &format!("echo {user}")), ("apt-get", "echo apt-get was called; exit 1")]);
+        for (target, missing, package) in
+            [("install", "STRIP=no-such-strip", "binutils"), ("all", "CC=no-such-cc", "gcc")]
+        {
+            let root = tempdir();
+            let variables = [format!("PREFIX={}", root.path().display()), missing.to_owned()];
+            let done = run(make(target, &variables).env("PATH", &path), PATIENCE);
+            assert!(!done.status.success());
+            assert!(done.output.contains(&format!("sudo apt-get install {package}")), "{}", done.output);
+            assert!(!done.output.contains("apt-get was called"), "{}", done.output);
+            assert_eq!(files(root.path()), BTreeSet::new());
+        }
+    }
+}
+
+/// The same for every command of these targets, also those that nothing is missing for.
+#[test]
+fn what_a_package_build_calls_runs_no_apt_get() {
+    let dry_run = |target| run_ok(make(target, &[]).arg("--dry-run"), PATIENCE);
+    for target in ["all", "examples", "install", "uninstall", "clean", "lint", "check"] {
+        assert!(!dry_run(target).contains("apt-get update"), "make {target}");
+    }
+    for target in ["demo", "test"] {
+        assert!(dry_run(target).contains("apt-get update"), "the rule finds what it looks for in make {target}");
+    }
+}
+
+/// Each of the two builds the other's part where it is missing, and a dry run makes neither.
+#[test]
+fn a_dry_run_ends_where_nothing_has_been_built() {
+    let out = tempdir();
+    for target in ["all", "install"] {
+        let mut dry_run = Command::new("timeout");
+        let make = make_in(out.path(), target);
+        dry_run.arg("60").arg(make.get_program()).args(make.get_args()).arg("--dry-run");
+        assert!(run_ok(&mut dry_run, PATIENCE).contains("udsipccat/main.c"), "make {target}");
+    }
 }
 
 #[test]
-fn a_missing_tool_is_named_with_the_command_that_brings_it() {
-    let (_folder, path) = commands(&[("id", "echo 1000"), ("apt-get", "echo apt-get was called; exit 1")]);
-    let root = tempdir();
-    let variables = [format!("PREFIX={}", root.path().display()), "STRIP=no-such-strip".to_owned()];
-    let done = run(make("install", &variables).env("PATH", path), PATIENCE);
+fn root_gets_a_tool_installed_that_a_test_is_missing() {
+    let apt_get = r#"folder=$(dirname "$0"); echo "$@" >>"$folder/calls""#;
+    let (folder, path) = scripts(&[("id", "echo 0"), ("apt-get", apt_get)]);
+    // CARGO=false ends it after that.
+    let done = run(make("memcheck", &["CC=no-such-cc".to_owned()]).env("PATH", path), PATIENCE);
     assert!(!done.status.success());
-    assert!(done.output.contains("sudo apt-get install binutils"), "{}", done.output);
-    assert!(!done.output.contains("apt-get was called"), "without privileges it cannot work: {}", done.output);
-    assert_eq!(files(root.path()), BTreeSet::new());
-}
-
-#[test]
-fn root_gets_a_missing_tool_installed() {
-    let apt_get = r#"folder=$(dirname "$0"); echo "$@" >>"$folder/calls"
-case "$1 $*" in install*binutils*) ln -s "$(command -v strip)" "$folder/no-such-strip";; esac"#;
-    let (folder, path) = commands(&[("id", "echo 0"), ("apt-get", apt_get)]);
-    let root = tempdir();
-    let variables = [format!("PREFIX={}", root.path().display()), "STRIP=no-such-strip".to_owned()];
-    run_ok(make("install", &variables).env("PATH", path), PATIENCE);
-    assert_eq!(files(root.path()), expected_files("lib", "include"));
-    let calls = fs::read_to_string(folder.path().join("calls")).unwrap();
-    assert_eq!(calls, "update -q\ninstall -qy --no-install-recommends binutils\n");
+    let calls = fs::read_to_string(folder.path().join("calls")).unwrap_or_else(|e| panic!("{e}: {}", done.output));
+    assert!(calls.starts_with("update -q\ninstall -qy --no-install-recommends gcc"), "{calls}");
 }

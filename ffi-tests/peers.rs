@@ -27,7 +27,7 @@ fn driver_or_skip(out: &str, only: &str) -> Option<Command> {
 
 #[test]
 fn a_quick_bench_prints_figures_ratios_and_targets() {
-    let figures = "throughput,latency,enqueue,idle,connections,threads,rest";
+    let figures = "throughput,latency,enqueue,timed,idle,connections,threads,rest";
     let Some(mut command) = driver_or_skip("quick", &format!("udsipc,batched,raw,{figures}")) else { return };
     let json = support::tempdir();
     command.arg("--json").arg(json.path().join("figures.json"));
@@ -38,6 +38,7 @@ fn a_quick_bench_prints_figures_ratios_and_targets() {
         "| throughput 1 MiB | GB/s |",
         "| one-way latency p99.9 | us |",
         "| caller's time for an enqueue, 100 B | ns |",
+        "| timed writes 100 B | M msg/s |",
         "| memory per idle connection, 100 | B |",
         "| 16 active connections, 1 KiB | GB/s |",
         "| 4 producer threads, 100 B | M msg/s |",

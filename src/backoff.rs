@@ -1,4 +1,4 @@
-//! How long to wait before the next attempt to connect. Pure: the random number is given.
+//! The pause before the next attempt to connect. Pure: the random number is an argument.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub(crate) fn delay(failures: u32, cap: Duration, random: u32) -> Duration {
     let Some(doublings) = failures.checked_sub(1) else { return Duration::ZERO };
     let factor = 1_u32.checked_shl(doublings.min(31)).unwrap_or(u32::MAX);
     let high = LONGEST_FIRST.saturating_mul(factor).min(cap);
-    // At the cap a quarter is left to chance.
+    // At the cap a quarter of the pause is random.
     let low = SHORTEST.saturating_mul(factor).min(high - high / 4);
     low + (high - low).mul_f64(f64::from(random) / f64::from(u32::MAX))
 }

@@ -6,8 +6,8 @@
 /// The longest prefix.
 pub(crate) const MAX_PREFIX: usize = 10;
 
-/// How much a reader takes into its own memory at a time. A writer that learns of a reader's sudden end counts what may
-/// have been in there.
+/// How much a reader receives into its own memory at a time. When a reader dies, the writer counts the messages that may have
+/// been in this memory as `suspected_lost`.
 pub(crate) const READ_BUFFER: usize = 256 << 10;
 
 /// Writes the shortest prefix to the front of `out` and returns its length.
@@ -23,7 +23,7 @@ pub(crate) fn encode_prefix(len: usize, out: &mut [u8; MAX_PREFIX]) -> usize {
     at + 1
 }
 
-/// What the front of a byte string is.
+/// What the front of a byte string holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Prefix {
     /// A prefix of `size` bytes that announces `len` bytes of payload.
@@ -35,12 +35,12 @@ pub(crate) enum Prefix {
     },
     /// The beginning of a prefix.
     Cut,
-    /// No varint of 64 bits: known at the tenth byte, without waiting for an eleventh.
+    /// Not a varint of 64 bits. Decided at the tenth byte.
     Overflow,
 }
 
 /// Reads the prefix at the front of `bytes`.
-#[inline]
+#[inline(always)]
 pub(crate) fn decode_prefix(bytes: &[u8]) -> Prefix {
     // Nearly all messages of nearly all users are shorter than 16 KiB.
     match *bytes {
@@ -51,6 +51,7 @@ pub(crate) fn decode_prefix(bytes: &[u8]) -> Prefix {
     }
 }
 
+#[cold]
 fn decode_long_prefix(bytes: &[u8]) -> Prefix {
     let mut len = 0_u64;
     for (at, byte) in bytes.iter().take(MAX_PREFIX).enumerate() {
@@ -65,7 +66,7 @@ fn decode_long_prefix(bytes: &[u8]) -> Prefix {
     Prefix::Cut
 }
 
-/// What stands at the front of the received bytes.
+/// What the front of the received bytes holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Frame {
     /// A whole frame: the payload lies between `start` and `end`, and the next frame begins at `end`.
@@ -75,7 +76,7 @@ pub(crate) enum Frame {
         /// Where the payload and the frame end.
         end: usize,
     },
-    /// A frame that is not all there; how long it is with its prefix, once that is known.
+    /// The beginning of a frame; its whole length with the prefix, once that is known.
     Cut(Option<usize>),
     /// A length above the limit, decided from the prefix alone.
     TooLarge(u64),
@@ -83,7 +84,7 @@ pub(crate) enum Frame {
     Overflow,
 }
 
-/// Reads the frame at the front of `bytes`. `limit` is the largest payload that is taken.
+/// Reads the frame at the front of `bytes`. `limit` is the largest accepted payload.
 #[inline]
 pub(crate) fn decode(bytes: &[u8], limit: u64) -> Frame {
     match decode_prefix(bytes) {
@@ -91,7 +92,7 @@ pub(crate) fn decode(bytes: &[u8], limit: u64) -> Frame {
             if len > limit {
                 return Frame::TooLarge(len);
             }
-            // A length that no address space holds is above every limit that can be met.
+            // A length beyond the address space is above every limit in practice.
             let Some(end) = usize::try_from(len).ok().and_then(|len| len.checked_add(size)) else {
                 return Frame::TooLarge(len);
             };

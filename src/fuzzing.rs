@@ -1,20 +1,21 @@
-//! Doors into private rooms for the fuzz targets of `fuzz/`. Compiled under `--cfg fuzzing` alone, which cargo-fuzz sets:
-//! no part of the API.
+//! Access to private modules for the fuzz targets of `fuzz/`. Compiled only under `--cfg fuzzing`, which cargo-fuzz sets; not a
+//! part of the API.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::fmt;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
 use crate::frame;
 use crate::systemd::{self, Environment};
 
-/// What stands at the front of the received bytes, as [`frame::Frame`].
+/// What the front of the received bytes holds, as [`frame::Frame`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frame {
     /// A whole frame: where its payload begins, and where both end.
     Whole(usize, usize),
-    /// A frame that is not all there; how long it is with its prefix, once that is known.
+    /// The beginning of a frame; its whole length with the prefix, once that is known.
     Cut(Option<usize>),
     /// A length above the limit.
     TooLarge(u64),
@@ -81,7 +82,11 @@ impl Systemd {
 
     /// Takes over what was passed for a reader at `path`, from descriptor 3 on: the table of what is taken is the
     /// process's own.
-    pub fn take_listener(&self, name: Option<&str>, path: &Path) -> Result<Option<(OwnedFd, PathBuf)>> {
+    pub fn take_listener(
+        &self,
+        name: Option<&str>,
+        path: &Path,
+    ) -> Result<Option<(impl AsRawFd + fmt::Debug + use<>, PathBuf)>> {
         systemd::take_listener(&self.0, name, path)
     }
 }

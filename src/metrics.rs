@@ -1,42 +1,69 @@
-//! What a handle counts. Snapshots are plain numbers; the counters behind them lie next to the code that counts.
+//! Snapshots of a handle's counters. The counters themselves are next to the code that counts.
 
-/// What a writer has done so far. At any moment `accepted = sent + abandoned + queue_depth`.
+pub(crate) mod prometheus;
+
+/// The counters of a writer. At any moment `accepted = sent + abandoned + queue_depth`.
+///
+/// ```
+/// use udsipc::{Writer, WriterOptions};
+///
+/// let writer = Writer::new("@events", WriterOptions::new())?;
+/// writer.write(b"hello")?;
+/// let metrics = writer.metrics();
+/// assert_eq!(metrics.sent + metrics.abandoned + metrics.queue_depth, 1);
+/// # Ok::<(), udsipc::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WriterMetrics {
-    /// Messages handed to the kernel whole.
+    /// Messages that the kernel has taken whole.
     pub sent: u64,
     /// Messages refused because the queue was full.
     pub dropped: u64,
-    /// Failed attempts: a message that failed once and then went through counts here and in `sent`.
+    /// Failed attempts to send a message. A message that failed once and was sent then counts here and in `sent`.
     pub failed: u64,
-    /// Messages accepted and neither sent nor abandoned; one that is being written counts here.
+    /// Messages in the queue: accepted, and neither sent nor abandoned. A partly written message counts here.
     pub queue_depth: u64,
     /// Payload bytes of the messages in `queue_depth`.
     pub queue_bytes: u64,
     /// Payload bytes of the messages in `sent`.
     pub sent_bytes: u64,
-    /// Times that a message which had failed was tried again on a new connection.
+    /// Attempts to send a failed message again on a new connection.
     pub retried: u64,
     /// Messages accepted and then given up: at stop, or after `max_attempts` broken connections.
     pub abandoned: u64,
-    /// Messages in `sent` that the reader may have gone away without reading: an upper bound.
+    /// Messages in `sent` that the reader may not have read before it went away: an upper bound.
     pub suspected_lost: u64,
     /// Connections made.
     pub connections: u64,
     /// Connects that failed.
     pub connect_failures: u64,
+    /// Messages in `sent` that a reader of this library has handled: their callback has returned.
+    pub acknowledged: u64,
+    /// Messages that were sent again after a reader's end. In `sent` each counts once.
+    pub redelivered: u64,
 }
 
-/// What a reader has done so far.
+/// The counters of a reader.
+///
+/// ```
+/// use udsipc::{Reader, ReaderOptions};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("events.sock");
+/// let reader = Reader::new(&path, |message, _| println!("{message:?}"), ReaderOptions::new())?;
+/// let metrics = reader.metrics();
+/// println!("{} messages from {} connections", metrics.received, metrics.connections);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReaderMetrics {
-    /// Messages that the callback handled well.
+    /// Messages that the callback has handled.
     pub received: u64,
     /// Connections served since the reader was created.
     pub connections: u64,
-    /// Bad prefixes, oversize messages, cut messages and failed callbacks, one each.
+    /// Errors: malformed length prefixes, messages that were too large or cut, failed callbacks.
     pub errors: u64,
     /// Connections open now.
     pub active_connections: u64,
@@ -46,6 +73,8 @@ pub struct ReaderMetrics {
     pub accept_errors: u64,
     /// Connections closed for inactivity.
     pub idle_closed: u64,
-    /// Connections closed unread because of the peer check or `max_connections`.
+    /// Connections closed unread, because the peer was not allowed or because of `max_connections`.
     pub refused: u64,
+    /// Times that the reader listened at its path again after its socket file had been removed or replaced.
+    pub relistened: u64,
 }

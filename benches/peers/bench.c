@@ -513,6 +513,8 @@ static void parse(const char *argument)
         config.framed = number != 0;
     else if (KEY("timed"))
         config.timed = number != 0;
+    else if (KEY("waits"))
+        config.waits = number != 0;
     else
         bench_fail("unknown argument %s", argument);
 #undef KEY

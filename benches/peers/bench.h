@@ -34,6 +34,7 @@ struct config {
     bool batched;          /* libudsipc: the callback that takes many messages */
     bool framed;           /* raw socket: prefix the messages of an idle connection with their length */
     bool timed;            /* measure the caller's time for an enqueue */
+    bool waits;            /* libudsipc: each message is written with the call that waits for room, when there is room too */
 };
 
 /* Ends the program with a message: a bench that goes on after an error measures nothing. */

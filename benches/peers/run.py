@@ -34,6 +34,9 @@ THREADS = [1, 2, 4, 8]
 IDLE = [1000, 10000]
 CHUNKS = [16 * KIB, 32 * KIB, 64 * KIB]
 ENQUEUE_SIZES = [100, KIB]
+TIMED_SIZES = [16, 100]
+PYTHON_SIZE = 100
+PYTHON_PACKAGES = {"zmq": "pyzmq==27.3.0", "nng": "pynng==0.9.0"}
 CONNECTIONS_SIZE = KIB
 THREADS_SIZE = 100
 LATENCY_SIZE = 64
@@ -46,7 +49,7 @@ QUEUE_MESSAGES = 10000
 
 US, BATCHED, RAW, GO, ZMQ, NNG = "libudsipc", "libudsipc, batch callback", "raw socket", "Go uds-ipc", "libzmq", "nng"
 PEERS = {"udsipc": US, "batched": BATCHED, "raw": RAW, "go": GO, "zmq": ZMQ, "nng": NNG}
-FIGURES = ["throughput", "latency", "enqueue", "idle", "connections", "threads", "rest", "cost"]
+FIGURES = ["throughput", "latency", "enqueue", "timed", "idle", "connections", "threads", "rest", "python", "cost"]
 CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread"]
 
 
@@ -95,6 +98,26 @@ def build_packaged(out, program, library, package):
     if built.returncode != 0:
         raise Missing(f"{PEERS[program]} cannot be built; on Debian and Ubuntu: sudo apt-get install {package}\n"
                       f"{built.stderr.strip()}")
+
+
+def build_python(out, library, peers):
+    """Programs python-PEER that run python.py, and python-many for libudsipc. The packages come from PyPI."""
+    environment = out / "python"
+    if not (environment / "bin" / "pip").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    names = [name for name in ("udsipc", "zmq", "nng") if name in peers]
+    wanted = [PYTHON_PACKAGES[name] for name in names if name in PYTHON_PACKAGES]
+    if wanted:
+        got = subprocess.run([str(environment / "bin" / "pip"), "install", "-q", *wanted], capture_output=True, text=True)
+        if got.returncode != 0:
+            say(f"{' '.join(wanted)} cannot be installed:\n{got.stderr.strip()}")
+            names = [name for name in names if name not in PYTHON_PACKAGES]
+    for name in [*names, *(["many"] if "udsipc" in names else [])]:
+        program = out / f"python-{name}"
+        program.write_text(f"#!/bin/sh\nUDSIPC_LIBRARY='{library}' PYTHONPATH='{ROOT / 'bindings' / 'python' / 'src'}' "
+                           f"exec '{environment / 'bin' / 'python'}' -B '{HERE / 'python.py'}' {name} \"$@\"\n")
+        program.chmod(0o755)
+    return names
 
 
 def build_go(out):
@@ -152,8 +175,9 @@ def say(text):
 
 
 class Bench:
-    def __init__(self, out, quick, runs, seconds):
+    def __init__(self, out, library, quick, runs, seconds):
         self.out = out
+        self.library = library
         self.quick = quick
         self.runs = runs
         self.seconds = seconds
@@ -196,7 +220,7 @@ class Bench:
                     process.communicate()
 
     def both_sides(self, peer, sender, options, start):
-        what = f"{PEERS[peer]}, {options}"
+        what = f"{PEERS.get(peer, peer)}, {options}"
         receiver = start(self.program(peer), "recv")
         if receiver.stdout.readline() != "ready\n":
             raise BadRun(f"{what}: the receiver did not start: {receiver.stderr.read().strip()}")
@@ -344,6 +368,18 @@ def measure_enqueue(bench, peers, table):
                   median(timed, lambda _, sent: sent["enqueue_ns"]), "less")
 
 
+def measure_timed(bench, peers, table):
+    """udsipc_write_message_timeout for every message, against udsipc_write_message and the other only where it is full."""
+    if "udsipc" not in peers:
+        return
+    for size in TIMED_SIZES:
+        say(f"timed writes, {name_of(size)}")
+        results = bench.alternate(["plain", "timed"], lambda way: bench.run(
+            "udsipc", size=size, count=bench.count("udsipc", size), waits=int(way == "timed"), **bench.queue(size)))
+        for way, value in median(results, rate).items():
+            table.add(f"{way} writes {name_of(size)}", "M msg/s", {"udsipc": value / 1e6}, "more")
+
+
 def measure_idle(bench, peers, table):
     for connections in [100] if bench.quick else IDLE:
         say(f"{connections} idle connections")
@@ -395,6 +431,29 @@ def measure_rest(bench, peers, table):
             above = [resident(peer) - resident("raw") for _ in range(bench.runs)]
             values[peer] = statistics.median(above) / KIB
     table.add("resident memory of an idle writer and reader above an empty program", "MiB", values, "less")
+
+
+def measure_python(bench, peers, table):
+    """One side in Python, and the other in C. Only libudsipc has a call for many messages."""
+    names = build_python(bench.out, bench.library, peers)
+    ways = {"reads": lambda name: (f"python-{name}", name), "writes": lambda name: (name, f"python-{name}")}
+    if "udsipc" in names:
+        ways["reads many at once"] = lambda name: ("python-many", name)
+        ways["writes many at once"] = lambda name: (name, "python-many")
+    for way, programs in sorted(ways.items()):
+        say(f"Python {way}, {name_of(PYTHON_SIZE)}")
+
+        def one_run(name):
+            receiver, sender = programs(name)
+            count = bench.count(receiver, PYTHON_SIZE, sender=sender)
+            return bench.run(receiver, sender, size=PYTHON_SIZE, count=count, **bench.queue(PYTHON_SIZE))
+
+        runs = bench.alternate(["udsipc"] if "many" in way else names, one_run)
+        row = f"Python {way}, {name_of(PYTHON_SIZE)}"
+        table.add(row, "M msg/s", {name: value / 1e6 for name, value in median(runs, rate).items()}, "more")
+        # What a machine that others use as well delays less.
+        thread = median(runs, lambda received, sent: (received if way.startswith("reads") else sent)["thread_ns"])
+        table.add(f"{row}: its thread's time", "ns per msg", thread, "less")
 
 
 def measure_cost(bench, peers, table):
@@ -471,10 +530,16 @@ def targets(table):
     for connections in IDLE:
         yield (f"user memory per idle connection, {connections}, B",
                table.value(f"memory per idle connection, {connections}", "udsipc"), 1024, 512, False)
+    for size in [name_of(size) for size in TIMED_SIZES]:
+        yield (f"timed writes against plain ones, {size}", own_ratio(table, f"timed writes {size}", f"plain writes {size}"),
+               0.85, 0.95, True)
     row = f"{{}} active connections, {name_of(CONNECTIONS_SIZE)}"
     yield "1 000 active connections against 1", own_ratio(table, row.format(1000), row.format(1)), 0.7, 0.9, True
     row = f"{{}} producer threads, {name_of(THREADS_SIZE)}"
     yield "8 producer threads against 1", own_ratio(table, row.format(8), row.format(1)), 0.7, 1.0, True
+    for way, least, goal in (("reads", 1.5, 2), ("reads many at once", 1.5, 3), ("writes", 0.5, 1), ("writes many at once", 1, 3)):
+        row = f"Python {way}, {name_of(PYTHON_SIZE)}"
+        yield f"{row}, M messages/s", table.value(row, "udsipc"), least, goal, True
     yield ("resident memory at rest, MiB",
            table.value("resident memory of an idle writer and reader above an empty program", "udsipc"), 2, 1, False)
 
@@ -550,7 +615,7 @@ def main():
     out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     peers, notes = build(out, arguments.library.resolve(), arguments.peers)
-    bench = Bench(out, arguments.quick, arguments.runs or (1 if arguments.quick else 5),
+    bench = Bench(out, arguments.library.resolve(), arguments.quick, arguments.runs or (1 if arguments.quick else 5),
                   arguments.seconds or (0.05 if arguments.quick else 1.0))
     table = Table()
     table.best_chunk = None

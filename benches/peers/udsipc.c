@@ -1,5 +1,6 @@
 /*
  * libudsipc, in its plain use: udsipc_write_message in a loop, and when the queue is full the call that waits for room.
+ * With waits=1 always the call that waits for room.
  * One callback for each message, or with batched=1 the callback that takes many.
  */
 #include "bench.h"
@@ -13,6 +14,7 @@ const bool peer_shares_connection = true;
 const bool peer_has_messages = true;
 
 static udsipc_writer **writers;
+static bool waits;
 
 static void check(udsipc_status status, const char *what)
 {
@@ -67,6 +69,7 @@ static void await_connection(const udsipc_writer *writer)
 
 void peer_connect(const struct config *config)
 {
+    waits = config->waits;
     udsipc_writer_options *options = udsipc_writer_options_new();
     check(udsipc_writer_options_set_max_buffered_writes(options, config->queue), "max_buffered_writes");
     check(udsipc_writer_options_set_max_buffered_bytes(options, config->queue_bytes), "max_buffered_bytes");
@@ -81,6 +84,10 @@ void peer_connect(const struct config *config)
 
 bool peer_send(unsigned connection, const uint8_t *data, size_t len)
 {
+    if (waits) {
+        check(udsipc_write_message_timeout(writers[connection], data, len, UDSIPC_WAIT_FOREVER), "timed write");
+        return false;
+    }
     udsipc_status status = udsipc_write_message(writers[connection], data, len);
     if (status == UDSIPC_OK)
         return false;

@@ -1,5 +1,5 @@
 /* Handles made and freed a thousand times leave nothing behind: no descriptor, no thread, no file, no memory. */
-#include "check.h"
+#include "../support/check.h"
 
 #include <malloc.h>
 

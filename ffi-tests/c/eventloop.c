@@ -1,5 +1,5 @@
 /* Writer and reader without threads of the library, driven by a poll loop of the host. */
-#include "check.h"
+#include "../support/check.h"
 
 #include <sys/epoll.h>
 

@@ -1,8 +1,9 @@
 /* A good guest in somebody else's process: signals, fork, exec, environment, descriptors. That nothing is printed is
  * checked by the harness, for every scenario of every program. */
-#include "check.h"
+#include "../support/check.h"
 
 #include <sched.h>
+#include <sys/mman.h>
 
 extern char **environ;
 
@@ -27,7 +28,7 @@ static void traffic_flows(struct traffic *traffic)
 {
     CHECK_OK(write_numbered(traffic->writer, 0, traffic->written++));
     WAIT_UNTIL(inbox_count(&traffic->inbox) == traffic->written);
-    CHECK_INT(traffic->inbox.gaps, 0);
+    CHECK_INT(inbox_gaps(&traffic->inbox), 0);
 }
 
 static void traffic_end(struct traffic *traffic)
@@ -91,8 +92,26 @@ static int32_t wait_at_gate(const uint8_t *data, size_t len, const udsipc_connec
     return 0;
 }
 
-/* Every thread but the main one blocks every signal that can be blocked. 32 and 33 are the C library's (nptl(7)). */
-static void library_threads_block_all_signals(void)
+/* Every thread but the main one blocks every signal that can be blocked, except those of faults. 32 and 33 are the C
+ * library's (nptl(7)). */
+/* How many threads there are beside the main one, or 0 if one of them has another mask: the C library blocks everything in a
+   thread that is just being born. */
+static size_t threads_that_block(uint64_t expected, uint64_t cannot, const char *main_task)
+{
+    DIR *tasks = opendir("/proc/self/task");
+    CHECK(tasks != NULL);
+    size_t seen = 0;
+    bool as_expected = true;
+    for (struct dirent *entry; (entry = readdir(tasks)) != NULL;) {
+        if (entry->d_name[0] == '.' || strcmp(entry->d_name, main_task) == 0) continue;
+        as_expected &= (blocked_signals(entry->d_name) | cannot) == expected;
+        seen++;
+    }
+    closedir(tasks);
+    return as_expected ? seen : 0;
+}
+
+static void library_threads_block_all_signals_but_those_of_faults(void)
 {
     struct path path = in_scratch("s");
     struct gate gate = GATE;
@@ -111,16 +130,12 @@ static void library_threads_block_all_signals(void)
     WAIT_UNTIL(gate_arrived(&gate) == 4);
 
     const uint64_t cannot = 1ull << (SIGKILL - 1) | 1ull << (SIGSTOP - 1) | 1ull << 31 | 1ull << 32;
-    DIR *tasks = opendir("/proc/self/task");
-    CHECK(tasks != NULL);
-    size_t seen = 0;
-    for (struct dirent *entry; (entry = readdir(tasks)) != NULL;) {
-        if (entry->d_name[0] == '.' || strcmp(entry->d_name, main_task) == 0) continue;
-        CHECK_INT(blocked_signals(entry->d_name) | cannot, UINT64_MAX);
-        seen++;
-    }
-    closedir(tasks);
-    CHECK(seen >= 6); /* four that call back, one that waits, and the one that all writers share */
+    const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+    uint64_t open = 0;
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
+        open |= 1ull << (faults[i] - 1);
+    /* Four that call back, one that waits, and the one that all writers share. */
+    WAIT_UNTIL(threads_that_block(~open, cannot, main_task) >= 6);
     CHECK_INT(blocked_signals(main_task), main_before);
     gate_open(&gate);
     for (size_t i = 0; i < 4; i++)
@@ -156,6 +171,88 @@ static void signals_are_the_hosts(void)
     CHECK(pthread_sigmask(SIG_UNBLOCK, &usr1, NULL) == 0);
     CHECK_INT(atomic_load(&handled_by), getpid());
     traffic_end(&traffic);
+}
+
+/* ---- faults ---- */
+
+static const int fault_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+#define FAULTS (sizeof fault_signals / sizeof *fault_signals)
+
+struct faults {
+    char *page; /* cannot be written to until the handler has been called */
+    atomic_uint callbacks;
+    _Atomic(pid_t) at_fault;
+};
+
+static struct faults faults;
+static atomic_uint handled[FAULTS + 1];
+
+/* A real fault comes again until its cause is gone. */
+static void handle_fault(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    if (gettid() != atomic_load(&faults.at_fault)) _exit(3);
+    if (info->si_addr == faults.page && number == SIGSEGV) {
+        atomic_fetch_add(&handled[FAULTS], 1);
+        mprotect(faults.page, 4096, PROT_READ | PROT_WRITE);
+        return;
+    }
+    for (size_t i = 0; i < FAULTS; i++)
+        if (fault_signals[i] == number) atomic_fetch_add(&handled[i], 1);
+}
+
+static void make_faults(void)
+{
+    atomic_store(&faults.at_fault, gettid());
+    CHECK(mprotect(faults.page, 4096, PROT_NONE) == 0);
+    *(volatile char *)faults.page = 1;
+    for (size_t i = 0; i < FAULTS; i++)
+        CHECK(raise(fault_signals[i]) == 0);
+    atomic_fetch_add(&faults.callbacks, 1);
+}
+
+static int32_t fault_at_a_message(const uint8_t *data, size_t len, const udsipc_connection *connection, void *userdata)
+{
+    (void)data, (void)len, (void)connection, (void)userdata;
+    make_faults();
+    return 0;
+}
+
+static void fault_at_an_error(int32_t status, int32_t os_errno, const char *context, void *userdata)
+{
+    (void)status, (void)os_errno, (void)context, (void)userdata;
+    if (atomic_load(&faults.callbacks) < 2) make_faults();
+}
+
+/* A blocked fault ends the process at once; a blocked signal that is raised does not come. */
+static void a_fault_in_a_callback_reaches_the_hosts_handler(void)
+{
+    struct path path = in_scratch("s"), nobody = in_scratch("nobody");
+    faults.page = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(faults.page != MAP_FAILED);
+    struct sigaction action = {.sa_sigaction = handle_fault, .sa_flags = SA_SIGINFO};
+    for (size_t i = 0; i < FAULTS; i++)
+        CHECK(sigaction(fault_signals[i], &action, NULL) == 0);
+
+    udsipc_reader *reader = NULL;
+    CHECK_OK(udsipc_reader_new(path.text, fault_at_a_message, NULL, NULL, &reader));
+    CHECK_OK(udsipc_reader_start(reader));
+    udsipc_writer *writer = started_writer(path.text);
+    CHECK_OK(udsipc_write_message(writer, "x", 1));
+    WAIT_UNTIL(atomic_load(&faults.callbacks) == 1);
+
+    udsipc_writer_options *options = udsipc_writer_options_new();
+    CHECK_OK(udsipc_writer_options_set_error_callback(options, fault_at_an_error, NULL));
+    udsipc_writer *unheard = NULL;
+    CHECK_OK(udsipc_writer_new(nobody.text, options, &unheard));
+    udsipc_writer_options_free(options);
+    CHECK_OK(udsipc_writer_start(unheard));
+    WAIT_UNTIL(atomic_load(&faults.callbacks) == 2);
+    for (size_t i = 0; i < FAULTS + 1; i++)
+        CHECK_INT(atomic_load(&handled[i]), 2);
+    udsipc_writer_free(unheard);
+    udsipc_writer_free(writer);
+    udsipc_reader_free(reader);
 }
 
 /* A storm of signals whose handler interrupts system calls: nothing fails with EINTR. */
@@ -276,6 +373,37 @@ static void descriptors_are_closed_on_exec(void)
     traffic_end(&traffic);
 }
 
+/* Standard output of a host that has closed it must not be a socket of the library. */
+static void with_0_1_and_2_closed_no_descriptor_is_below_3(void)
+{
+    static struct traffic traffic;
+    int saved = fcntl(2, F_DUPFD_CLOEXEC, 200);
+    CHECK(saved >= 200);
+    for (int fd = 0; fd < 3; fd++)
+        close(fd);
+    traffic_begin(&traffic);
+    for (int i = 0; i < 20; i++) {
+        traffic_flows(&traffic);
+        /* What a host does that does not know that they are closed. */
+        CHECK(write(1, "hello", 5) == -1 && errno == EBADF);
+        CHECK(printf("hello\n") > 0 && fflush(stdout) == EOF);
+        clearerr(stdout);
+    }
+    struct path path = in_scratch("dispatched");
+    udsipc_reader *reader = new_reader(path.text, &traffic.inbox);
+    udsipc_writer *writer = new_writer(path.text);
+    CHECK(udsipc_reader_fd(reader) >= 3 && udsipc_writer_fd(writer) >= 3);
+    CHECK_OK(udsipc_writer_dispatch(writer, 0));
+    CHECK_OK(udsipc_reader_dispatch(reader, 0));
+    bool closed = fcntl(0, F_GETFD) == -1 && fcntl(1, F_GETFD) == -1 && fcntl(2, F_GETFD) == -1;
+    CHECK(dup2(saved, 2) == 2);
+    CHECK(closed);
+    udsipc_writer_free(writer);
+    udsipc_reader_free(reader);
+    traffic_end(&traffic);
+    close(2);
+}
+
 /* ---- fork ---- */
 
 struct inheritance {
@@ -315,10 +443,11 @@ static void every_call_is_forked(struct inheritance *inherited)
 static void live_in_child(void *argument)
 {
     struct inheritance *inherited = (struct inheritance *)argument;
+    /* Those of the handles are closed already, and no others. */
+    CHECK_INT(open_fds(), inherited->fds_before);
     every_call_is_forked(inherited);
     udsipc_writer_free(inherited->writer);
     udsipc_reader_free(inherited->reader);
-    /* It closes descriptors, and only those of the handles. */
     CHECK_INT(open_fds(), inherited->fds_before);
 
     struct path path = in_scratch("child");
@@ -471,11 +600,13 @@ static void fork_under_load(void)
 
 static const struct scenario scenarios[] = {
     SCENARIO(sigpipe_at_its_default),
-    SCENARIO(library_threads_block_all_signals),
+    SCENARIO(library_threads_block_all_signals_but_those_of_faults),
     SCENARIO(signals_are_the_hosts),
+    SCENARIO(a_fault_in_a_callback_reaches_the_hosts_handler),
     SCENARIO(interrupted_calls_go_on),
     SCENARIO(host_state_is_left_alone),
     SCENARIO(descriptors_are_closed_on_exec),
+    SCENARIO(with_0_1_and_2_closed_no_descriptor_is_below_3),
     SCENARIO(a_forked_child_leaves_the_parent_alone),
     SCENARIO(a_forked_child_that_just_exits),
     SCENARIO(a_forked_child_frees_dispatched_handles),

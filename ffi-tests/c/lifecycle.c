@@ -1,5 +1,5 @@
 /* Every call in every state, and how a handle begins. */
-#include "check.h"
+#include "../support/check.h"
 
 /* ---- all pairs of state and call ---- */
 

@@ -1,6 +1,6 @@
 /* Every export with NULL in each slot: a status function answers UDSIPC_ERR_NULL_POINTER, `_free` does nothing, and
  * nothing crashes. Outputs are untouched by a refused call. */
-#include "check.h"
+#include "../support/check.h"
 
 static void writer_options_null(void)
 {
@@ -13,6 +13,7 @@ static void writer_options_null(void)
     CHECK_NULL_POINTER(udsipc_writer_options_set_write_buffer_size(NULL, 1));
     CHECK_NULL_POINTER(udsipc_writer_options_set_max_attempts(NULL, 1));
     CHECK_NULL_POINTER(udsipc_writer_options_set_drain_until_deadline(NULL, 1));
+    CHECK_NULL_POINTER(udsipc_writer_options_set_linger_ms(NULL, 1));
     CHECK_NULL_POINTER(udsipc_writer_options_set_error_callback(NULL, record_failure, NULL));
     udsipc_writer_options_free(NULL);
 
@@ -41,6 +42,9 @@ static void reader_options_null(void)
     CHECK_NULL_POINTER(udsipc_reader_options_allow_uid(NULL, 1));
     CHECK_NULL_POINTER(udsipc_reader_options_allow_gid(NULL, 1));
     CHECK_NULL_POINTER(udsipc_reader_options_set_listen_fd_name(NULL, "name"));
+    CHECK_NULL_POINTER(udsipc_reader_options_set_listen_fd(NULL, 1));
+    CHECK_NULL_POINTER(udsipc_reader_options_set_linger_ms(NULL, 1));
+    CHECK_NULL_POINTER(udsipc_reader_options_set_callback_stack_size(NULL, 0));
     CHECK_NULL_POINTER(udsipc_reader_options_set_use_systemd(NULL, 1));
     CHECK_NULL_POINTER(udsipc_reader_options_set_error_callback(NULL, record_failure, NULL));
     udsipc_reader_options_free(NULL);
@@ -77,6 +81,10 @@ static void writer_null(void)
     CHECK_INT(udsipc_writer_fd(NULL), -1);
     CHECK_INT(udsipc_writer_is_connected(NULL), 0);
     CHECK_TEXT(udsipc_writer_socket_path(NULL), "");
+    char text[64] = "x";
+    CHECK_INT(udsipc_writer_describe(NULL, text, sizeof text), 0);
+    CHECK_TEXT(text, "");
+    CHECK_INT(udsipc_writer_metrics_prometheus(NULL, NULL, text, sizeof text), 0);
     udsipc_writer_free(NULL);
 }
 
@@ -169,6 +177,9 @@ static void reader_null(void)
     memset(text, 'x', sizeof text);
     CHECK_INT(udsipc_reader_describe(NULL, text, sizeof text), 0);
     CHECK_TEXT(text, "");
+    memset(text, 'x', sizeof text);
+    CHECK_INT(udsipc_reader_metrics_prometheus(NULL, NULL, text, sizeof text), 0);
+    CHECK_TEXT(text, "");
     udsipc_reader_free(NULL);
 }
 
@@ -209,6 +220,10 @@ static int32_t ask_for_nothing(const uint8_t *data, size_t len, const udsipc_con
     CHECK_NULL_POINTER(udsipc_connection_credentials(connection, &pid, NULL, &gid));
     CHECK_NULL_POINTER(udsipc_connection_credentials(connection, &pid, &uid, NULL));
     CHECK(pid == 77 && uid == 77 && gid == 77);
+    uint8_t id[16] = {77};
+    CHECK_NULL_POINTER(udsipc_connection_writer_id(connection, NULL));
+    CHECK_STATUS(udsipc_connection_writer_id(connection, id), UDSIPC_ERR_NOT_ACKNOWLEDGED);
+    CHECK(id[0] == 77 && udsipc_message_sequence(connection) == 0);
     return receive(data, len, connection, userdata);
 }
 
@@ -233,6 +248,10 @@ static void connection_null(void)
     CHECK_INT(udsipc_connection_id(NULL), 0);
     CHECK_NULL_POINTER(udsipc_connection_credentials(NULL, &pid, &uid, &gid));
     CHECK(pid == 77 && uid == 77 && gid == 77);
+    uint8_t id[16] = {77};
+    CHECK_NULL_POINTER(udsipc_connection_writer_id(NULL, id));
+    CHECK(id[0] == 77);
+    CHECK_INT(udsipc_message_sequence(NULL), 0);
 }
 
 static void paths_null(void)

@@ -1,6 +1,6 @@
 /* Ranges of the options: each setter takes both ends of its range, refuses what lies outside under the right name, and
  * a refusal leaves the options as they were. And paths: what is refused, what is replaced, what is left alone. */
-#include "check.h"
+#include "../support/check.h"
 
 static void writer_options_ranges(void)
 {
@@ -31,6 +31,8 @@ static void writer_options_ranges(void)
     CHECK_OK(udsipc_writer_options_set_max_attempts(options, UINT32_MAX));
     CHECK_OK(udsipc_writer_options_set_drain_until_deadline(options, INT32_MIN));
     CHECK_OK(udsipc_writer_options_set_drain_until_deadline(options, 0));
+    CHECK_OK(udsipc_writer_options_set_linger_ms(options, 0));
+    CHECK_OK(udsipc_writer_options_set_linger_ms(options, UDSIPC_WAIT_FOREVER));
     udsipc_writer_options_free(options);
 }
 
@@ -66,6 +68,14 @@ static void reader_options_ranges(void)
     CHECK_STATUS(udsipc_reader_options_set_listen_fd_name(options, "a:b"), UDSIPC_ERR_INVALID_ARGUMENT);
     CHECK_OK(udsipc_reader_options_set_use_systemd(options, 0));
     CHECK_OK(udsipc_reader_options_set_use_systemd(options, -1));
+    CHECK_OK(udsipc_reader_options_set_linger_ms(options, 0));
+    CHECK_OK(udsipc_reader_options_set_linger_ms(options, UDSIPC_WAIT_FOREVER));
+    CHECK_OK(udsipc_reader_options_set_callback_stack_size(options, 0));
+    CHECK_OK(udsipc_reader_options_set_callback_stack_size(options, 64 << 10));
+    CHECK_STATUS(udsipc_reader_options_set_callback_stack_size(options, (64 << 10) - 1), UDSIPC_ERR_INVALID_BUFFER_SIZE);
+    CHECK_STATUS(udsipc_reader_options_set_callback_stack_size(options, UINT64_MAX), UDSIPC_ERR_INVALID_BUFFER_SIZE);
+    CHECK_STATUS(udsipc_reader_options_set_listen_fd(options, -1), UDSIPC_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(udsipc_reader_options_set_listen_fd(options, 0), UDSIPC_ERR_INVALID_ARGUMENT);
     udsipc_reader_options_free(options);
 }
 
@@ -83,81 +93,7 @@ static void a_refusal_says_what_is_wrong(void)
     udsipc_writer_options_free(options);
 }
 
-static void a_refused_value_leaves_the_old_one(void)
-{
-    udsipc_writer_options *options = udsipc_writer_options_new();
-    CHECK_OK(udsipc_writer_options_set_max_buffered_writes(options, 3));
-    CHECK_STATUS(udsipc_writer_options_set_max_buffered_writes(options, 0), UDSIPC_ERR_INVALID_BUFFER_SIZE);
-    udsipc_writer *writer = NULL;
-    CHECK_OK(udsipc_writer_new(in_scratch("s").text, options, &writer));
-    udsipc_writer_options_free(options);
-    for (uint32_t i = 0; i < 3; i++)
-        CHECK_OK(write_numbered(writer, 0, i));
-    CHECK_STATUS(write_numbered(writer, 0, 3), UDSIPC_ERR_BUFFER_FULL);
-    udsipc_writer_free(writer);
-}
-
-static void the_default_queue_holds_ten_thousand(void)
-{
-    udsipc_writer *writer = new_writer(in_scratch("s").text);
-    for (uint32_t i = 0; i < 10000; i++)
-        CHECK_OK(write_numbered(writer, 0, i));
-    CHECK_STATUS(write_numbered(writer, 0, 10000), UDSIPC_ERR_BUFFER_FULL);
-    udsipc_writer_free(writer);
-}
-
 /* ---- paths ---- */
-
-static void path_of_length(char *path, size_t length)
-{
-    struct path folder = in_scratch("");
-    memset(path, 'p', length);
-    memcpy(path, folder.text, strlen(folder.text));
-    path[length] = '\0';
-}
-
-static void path_lengths(void)
-{
-    char path[200], text[512];
-    struct inbox inbox = INBOX;
-    udsipc_reader *reader = NULL;
-    udsipc_writer *writer = NULL;
-    const size_t longest = udsipc_max_socket_path_length();
-    CHECK_INT(longest, 107);
-    path_of_length(path, longest);
-    reader = started_reader(path, &inbox);
-    writer = started_writer(path);
-    CHECK_TEXT(udsipc_writer_socket_path(writer), path);
-    CHECK_TEXT(udsipc_reader_socket_path(reader), path);
-    CHECK_OK(write_numbered(writer, 0, 0));
-    CHECK_OK(udsipc_writer_stop(writer, PATIENCE_MS));
-    CHECK_OK(udsipc_reader_stop(reader, PATIENCE_MS));
-    CHECK_INT(inbox_count(&inbox), 1);
-    CHECK(!exists(path));
-    udsipc_writer_free(writer);
-    udsipc_reader_free(reader);
-
-    path_of_length(path, longest + 1);
-    reader = NULL;
-    writer = NULL;
-    CHECK_STATUS(udsipc_reader_new(path, receive, NULL, NULL, &reader), UDSIPC_ERR_INVALID_SOCKET_PATH);
-    CHECK_STATUS(udsipc_writer_new(path, NULL, &writer), UDSIPC_ERR_INVALID_SOCKET_PATH);
-    CHECK(reader == NULL && writer == NULL);
-    /* The text names the path and the limit. */
-    CHECK(udsipc_last_error_message(text, sizeof text) < sizeof text);
-    CHECK(strstr(text, path) != NULL && strstr(text, "107") != NULL);
-    CHECK_STATUS(udsipc_reader_new("", receive, NULL, NULL, &reader), UDSIPC_ERR_INVALID_SOCKET_PATH);
-    CHECK_STATUS(udsipc_writer_new("", NULL, &writer), UDSIPC_ERR_INVALID_SOCKET_PATH);
-}
-
-/* Options and handler are checked before anything in the file system is touched. */
-static void a_refused_reader_touches_nothing(void)
-{
-    udsipc_reader *reader = NULL;
-    struct path path = in_scratch("no/folder/s");
-    CHECK_STATUS(udsipc_reader_new(path.text, NULL, NULL, NULL, &reader), UDSIPC_ERR_HANDLER_NULL);
-    CHECK(!exists(in_scratch("no").text));
-}
 
 static void parents_are_made(void)
 {
@@ -436,10 +372,6 @@ static const struct scenario scenarios[] = {
     SCENARIO(writer_options_ranges),
     SCENARIO(reader_options_ranges),
     SCENARIO(a_refusal_says_what_is_wrong),
-    SCENARIO(a_refused_value_leaves_the_old_one),
-    SCENARIO(the_default_queue_holds_ten_thousand),
-    SCENARIO(path_lengths),
-    SCENARIO(a_refused_reader_touches_nothing),
     SCENARIO(parents_are_made),
     SCENARIO(a_live_reader_keeps_its_path),
     SCENARIO(a_stale_socket_is_replaced),

@@ -1,5 +1,5 @@
 /* Who is at the other end: credentials, connection numbers, who is let in, and how many. */
-#include "check.h"
+#include "../support/check.h"
 
 #include <grp.h>
 
@@ -229,7 +229,7 @@ static void allow_lists_for_other_users(void)
 }
 
 /* A writer that is not let in learns it as a connection that breaks, and loses nothing without counting it. */
-static void a_writer_that_is_turned_away(void)
+static void turned_away(int32_t acknowledge)
 {
     struct path path = in_scratch("s");
     struct inbox inbox = INBOX;
@@ -240,14 +240,21 @@ static void a_writer_that_is_turned_away(void)
     CHECK_OK(udsipc_reader_start(reader));
     udsipc_writer_options *writer_options = udsipc_writer_options_new();
     CHECK_OK(udsipc_writer_options_set_max_backoff_ms(writer_options, 20));
+    CHECK_OK(udsipc_writer_options_set_acknowledge(writer_options, acknowledge));
     udsipc_writer *writer = watched_writer(path.text, writer_options, &writer_failures);
     for (uint32_t i = 0; i < 10; i++)
         CHECK_OK(write_numbered(writer, 0, i));
     CHECK_OK(udsipc_writer_start(writer));
-    /* Sent into a connection that was closed unread is suspected lost; broken on too many of them is abandoned. */
-    WAIT_UNTIL(writer_metrics(writer).suspected_lost + writer_metrics(writer).abandoned >= 10);
+    if (acknowledge == 0) {
+        /* Sent into a connection that was closed unread is suspected lost; broken on too many of them is abandoned. */
+        WAIT_UNTIL(writer_metrics(writer).suspected_lost + writer_metrics(writer).abandoned >= 10);
+    } else {
+        /* The reader says that it refuses: nothing is lost, and the report names the reason. */
+        WAIT_UNTIL(failures_of(&writer_failures, UDSIPC_ERR_PERMISSION_DENIED, "failed to connect") >= 5);
+        CHECK_INT(writer_metrics(writer).suspected_lost + writer_metrics(writer).abandoned, 0);
+    }
     WAIT_UNTIL(reader_metrics(reader).refused >= 2);
-    udsipc_writer_stop(writer, PATIENCE_MS);
+    CHECK_STATUS(udsipc_writer_stop(writer, PATIENCE_MS), acknowledge == 0 ? UDSIPC_OK : UDSIPC_ERR_UNDELIVERED);
     udsipc_writer_metrics metrics = writer_metrics(writer);
     CHECK_INT(metrics.sent + metrics.abandoned, 10);
     CHECK(metrics.suspected_lost >= metrics.sent);
@@ -255,6 +262,16 @@ static void a_writer_that_is_turned_away(void)
     CHECK_INT(reader_metrics(reader).connections, 0);
     udsipc_writer_free(writer);
     udsipc_reader_free(reader);
+}
+
+static void a_writer_that_is_turned_away(void)
+{
+    turned_away(0);
+}
+
+static void a_writer_that_is_turned_away_and_told_so(void)
+{
+    turned_away(1);
 }
 
 /* ---- how many ---- */
@@ -351,6 +368,7 @@ static const struct scenario scenarios[] = {
     SCENARIO(allow_gid_of_oneself),
     SCENARIO(allow_lists_for_other_users),
     SCENARIO(a_writer_that_is_turned_away),
+    SCENARIO(a_writer_that_is_turned_away_and_told_so),
     SCENARIO(max_connections),
     SCENARIO(a_writer_waits_for_a_place),
     SCENARIO(five_hundred_connections),

@@ -1,5 +1,5 @@
 /* Readers that stop, die, refuse and stall: what a writer does about it, and that its account stays exact. */
-#include "check.h"
+#include "../support/check.h"
 
 #include <sys/mman.h>
 
@@ -64,7 +64,7 @@ static void messages_wait_for_the_reader(void)
     WAIT_UNTIL(inbox_count(&inbox) == 1000);
     CHECK_INT(inbox.gaps, 0);
     CHECK_INT(reader_metrics(reader).connections, 1);
-    CHECK_INT(udsipc_writer_is_connected(writer), 1);
+    WAIT_UNTIL(udsipc_writer_is_connected(writer) == 1); /* noted by the thread that sent, a moment later */
     CHECK_INT(writer_metrics(writer).failed, 0);
     udsipc_writer_free(writer);
     udsipc_reader_free(reader);
@@ -174,7 +174,7 @@ static void read_until_killed(void *argument)
         pause();
 }
 
-/* After kill -9 the next start works at once; nothing arrives twice; everything accepted is accounted for. */
+/* After kill -9 the next start works at once; what was in the callback may come twice, and nothing is lost. */
 static void killed_readers(void)
 {
     struct path path = in_scratch("s");
@@ -206,8 +206,13 @@ static void killed_readers(void)
     CHECK_OK(udsipc_writer_stop(writer, PATIENCE_MS));
     account_is_exact(writer, number);
     CHECK_INT(writer_metrics(writer).sent, number);
-    for (uint32_t i = 0; i < number; i++)
-        CHECK(atomic_load(&shared->seen[i]) <= 1);
+    CHECK_INT(writer_metrics(writer).suspected_lost, 0);
+    uint32_t repeated = 0;
+    for (uint32_t i = 0; i < number; i++) {
+        CHECK(atomic_load(&shared->seen[i]) >= 1);
+        repeated += atomic_load(&shared->seen[i]) - 1;
+    }
+    CHECK(repeated <= 5);
     udsipc_writer_free(writer);
     kill_child(child);
     munmap(shared, sizeof *shared);
@@ -438,7 +443,11 @@ static void a_message_too_large_for_the_reader(void)
     CHECK_OK(udsipc_reader_options_set_max_message_size(options, 1000));
     udsipc_reader *reader = watched_reader(path.text, &inbox, options, &reader_failures);
     CHECK_OK(udsipc_reader_start(reader));
-    udsipc_writer *writer = quick_writer(path.text, &failures);
+    udsipc_writer_options *writer_options = udsipc_writer_options_new();
+    CHECK_OK(udsipc_writer_options_set_max_backoff_ms(writer_options, 20));
+    CHECK_OK(udsipc_writer_options_set_acknowledge(writer_options, 0)); /* else the first attempt would be the last */
+    udsipc_writer *writer = watched_writer(path.text, writer_options, &failures);
+    CHECK_OK(udsipc_writer_start(writer));
     static uint8_t poison[4000000];
     CHECK_OK(udsipc_write_message(writer, poison, sizeof poison));
     WAIT_UNTIL(writer_metrics(writer).abandoned == 1);

@@ -1,5 +1,5 @@
 /* Every row of the contract about `_stop`, and `_free` of a handle that runs. */
-#include "check.h"
+#include "../support/check.h"
 
 /* ---- stopping a writer ---- */
 
@@ -22,7 +22,7 @@ static void writer_stop_before_start_with_messages(void)
     CHECK_INT(writer_metrics(writer).queue_depth, 0);
     CHECK_INT(writer_metrics(writer).queue_bytes, 0);
     CHECK_INT(writer_metrics(writer).sent, 0);
-    CHECK_INT(failures_of(&failures, -1, "write failure during drain"), 7);
+    CHECK_INT(failures_of(&failures, -1, "write failure during drain"), 1); /* one report for all of them */
     CHECK_STATUS(udsipc_writer_stop(writer, 0), UDSIPC_ERR_UNDELIVERED);
     CHECK_STATUS(udsipc_write_message(writer, "x", 1), UDSIPC_ERR_STOPPED);
     udsipc_writer_free(writer);
@@ -159,7 +159,7 @@ static void stop_gives_up_early(const char *path, uint64_t timeout_ms)
         CHECK_INT(writer_metrics(writer).abandoned, 50);
         CHECK_INT(writer_metrics(writer).sent, 0);
         CHECK_INT(writer_metrics(writer).queue_depth, 0);
-        CHECK_INT(failures_of(&failures, -1, "write failure during drain"), 50);
+        CHECK_INT(failures_of(&failures, -1, "write failure during drain"), 1); /* one report for all of them */
         CHECK(failures_of(&failures, UDSIPC_ERR_NOT_CONNECTED, "failed to connect") > 0);
         CHECK(writer_metrics(writer).connect_failures > 0);
         udsipc_writer_free(writer);
@@ -222,7 +222,7 @@ static void writer_stop_drain_until_deadline(void)
     /* It used its time: the option says so. The clock of this check is a millisecond coarse. */
     CHECK(now_ms() - begun >= 699);
     CHECK_INT(writer_metrics(writer).abandoned, 5);
-    CHECK_INT(failures_of(&failures, -1, "write failure during drain"), 5);
+    CHECK_INT(failures_of(&failures, -1, "write failure during drain"), 1); /* one report for all of them */
     udsipc_writer_free(writer);
 }
 

@@ -2,6 +2,7 @@
 #ifndef COST_H
 #define COST_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,6 +58,19 @@ static inline int raw_connection(const char *path)
 {
     struct sockaddr_un address;
     int fd = raw_socket(path, &address), size = 256 << 10;
+    require(connect(fd, (struct sockaddr *)&address, sizeof address) == 0, "connect");
+    require(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size) == 0, "SO_SNDBUF");
+    return fd;
+}
+
+/* As a writer that wants its messages acknowledged. What the reader sends is left alone. */
+static inline int named_connection(const char *path)
+{
+    static const char name[] = "udsipc/1/%032x/%016x/1";
+    struct sockaddr_un own = {.sun_family = AF_UNIX}, address;
+    int fd = raw_socket(path, &address), size = 256 << 10;
+    int length = snprintf(own.sun_path + 1, sizeof own.sun_path - 1, name, (unsigned)getpid(), 1u);
+    require(bind(fd, (struct sockaddr *)&own, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + length)) == 0, "bind");
     require(connect(fd, (struct sockaddr *)&address, sizeof address) == 0, "connect");
     require(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size) == 0, "SO_SNDBUF");
     return fd;

@@ -1,5 +1,6 @@
 /*
- * reader instructions|stream PATH: what the reader's side of 100 byte messages costs. See writer.c.
+ * reader instructions|stream PATH [ledger]: what the reader's side of 100 byte messages costs, or of those of a writer that
+ * wants them acknowledged. See writer.c.
  */
 #define _GNU_SOURCE
 #include "cost.h"
@@ -8,6 +9,7 @@
 
 static uint8_t frames[ROUND * FRAME];
 static atomic_uint_fast64_t received;
+static int (*connection)(const char *path) = raw_connection;
 
 static int32_t on_message(const uint8_t *data, size_t len, const udsipc_connection *connection, void *userdata)
 {
@@ -28,7 +30,7 @@ __attribute__((noinline)) static void measured(udsipc_reader *reader)
 
 static void instructions(udsipc_reader *reader, const char *path)
 {
-    int peer = raw_connection(path);
+    int peer = connection(path);
     write_all(peer, frames, FRAME);
     while (received == 0)
         require(udsipc_reader_dispatch(reader, 1000) == UDSIPC_OK, "first dispatch");
@@ -59,7 +61,7 @@ static pid_t writing_child(int go)
     ssize_t got = read(go, path, sizeof path);
     if (got <= 0)
         _exit(1);
-    int fd = raw_connection(path);
+    int fd = connection(path);
     write_rounds(fd, WARM_UP);
     if (read(go, path, 1) != 1)
         _exit(1);
@@ -91,7 +93,9 @@ static void stream(udsipc_reader *reader, const char *path, pid_t child, int go)
 
 int main(int argc, char **argv)
 {
-    require(argc == 3, "usage: reader instructions|stream PATH");
+    require(argc == 3 || argc == 4, "usage: reader instructions|stream PATH [ledger]");
+    if (argc == 4)
+        connection = named_connection;
     for (int i = 0; i < ROUND; i++)
         frames[i * FRAME] = MESSAGE;
     int streams = strcmp(argv[1], "stream") == 0;

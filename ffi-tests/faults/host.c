@@ -1,5 +1,5 @@
 /* A host that makes life hard: signals all the time, callbacks that fail, stops that race with every other call. */
-#include "account.h"
+#include "../support/account.h"
 
 #include <sys/time.h>
 

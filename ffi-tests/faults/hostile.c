@@ -1,6 +1,6 @@
 /* Peers that mean harm. Whatever they do: bounded memory, bounded processor time, no descriptor kept, and the writer
  * that is connected all the while loses nothing and is not disconnected. */
-#include "account.h"
+#include "../support/account.h"
 
 /* What a busy reader may take: at most 64 handler threads (the default), each with 256 KiB to read into and a stack. */
 #define POOL_KIB (64 * 256 + 8192)
@@ -244,7 +244,9 @@ static bool send_with_descriptors(int client, const void *data, size_t len, int 
     header->cmsg_len = CMSG_LEN((size_t)count * sizeof(int));
     for (int i = 0; i < count; i++)
         memcpy(CMSG_DATA(header) + (size_t)i * sizeof(int), &client, sizeof(int)); /* a socket that carries itself */
-    return sendmsg(client, &message, MSG_NOSIGNAL) == (ssize_t)len;
+    ssize_t sent = sendmsg(client, &message, MSG_NOSIGNAL);
+    if (sent < 0 && errno == EPERM) sent = send(client, data, len, MSG_NOSIGNAL); /* refused since Linux 6.16 */
+    return sent == (ssize_t)len;
 }
 
 static void descriptors_with_every_message(void)

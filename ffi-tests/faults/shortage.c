@@ -1,5 +1,5 @@
 /* Too little of everything: descriptors, memory, room on the file system, room in the backlog. Nothing is lost. */
-#include "account.h"
+#include "../support/account.h"
 
 #include <malloc.h>
 #include <sched.h>
@@ -178,6 +178,7 @@ static void writer_stopped_without_descriptors(void)
     path = in_scratch("s");
     int listener = raw_listen(path.text);
     udsipc_writer *writer = new_writer(path.text);
+    CHECK(udsipc_writer_fd(writer) >= 0);
     fill_table();
     CHECK_OK(udsipc_write_message(writer, "patient", 7));
     CHECK_OK(udsipc_writer_dispatch(writer, 0));
@@ -238,6 +239,12 @@ static void limit_memory(size_t more)
     CHECK(getrlimit(RLIMIT_AS, &limit) == 0);
     limit.rlim_cur = more == SIZE_MAX ? limit.rlim_max : address_space() + more;
     CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
+}
+
+/* A thread's own arena reserves 64 MiB of addresses, in which memory is found although none may be added (mallopt(3)). */
+static void one_arena(void)
+{
+    CHECK(mallopt(M_ARENA_MAX, 1) == 1);
 }
 
 /* Writes messages of a size until one is refused for want of memory, and says how many were taken. */
@@ -308,6 +315,89 @@ static void memory_refused_at_enqueue(void)
     settle_without_loss();
 }
 
+/* The longest queue is made with little memory, because it takes memory as it fills. */
+static void longest_queue_with_little_memory(void)
+{
+    if (UNDER_CHECKER) return;
+    path = in_scratch("s");
+    udsipc_writer *writer = NULL;
+    udsipc_writer_options *options = udsipc_writer_options_new();
+    CHECK_OK(udsipc_writer_options_set_max_buffered_writes(options, 1 << 20));
+    CHECK_OK(udsipc_writer_options_set_max_buffered_bytes(options, 0));
+    limit_memory(1 << 20);
+    CHECK_OK(udsipc_writer_new(path.text, options, &writer));
+    uint32_t number = 0;
+    uint64_t small = write_until_refused(writer, &number, 100), large = write_until_refused(writer, &number, 40000);
+    limit_memory(SIZE_MAX);
+    printf("1 MiB took %" PRIu64 " messages of 100 and %" PRIu64 " of 40000 bytes\n", small, large);
+    CHECK(small > 1000);
+    static uint8_t buffer[40000];
+    udsipc_buffer many[] = {{buffer, 100}, {buffer, sizeof buffer}, {buffer, 100}};
+    size_t accepted = 0;
+    CHECK_OK(udsipc_write_messages(writer, many, 3, &accepted));
+    CHECK_INT(writer_metrics(writer).queue_depth, number + 3);
+    udsipc_writer_free(writer);
+    udsipc_writer_options_free(options);
+}
+
+/* With next to nothing left a writer is refused, and is made when there is memory again. */
+static void writer_made_without_memory(void)
+{
+    if (UNDER_CHECKER) return;
+    path = in_scratch("s");
+    one_arena();
+    udsipc_writer_options *options = udsipc_writer_options_new();
+    CHECK_OK(udsipc_writer_options_set_max_buffered_writes(options, 1 << 20));
+    limit_memory(1 << 20);
+    struct block {
+        struct block *before;
+        uint8_t rest[4000];
+    } *newest = NULL;
+    uint32_t blocks = 0, refused = 0;
+    for (struct block *block; (block = malloc(sizeof *block)) != NULL; blocks++) {
+        block->before = newest;
+        newest = block;
+    }
+    CHECK(blocks > 20);
+    udsipc_writer *writer = NULL;
+    udsipc_status made;
+    while ((made = udsipc_writer_new(path.text, options, &writer)) != UDSIPC_OK) {
+        CHECK_STATUS(made, UDSIPC_ERR_NO_RESOURCES);
+        CHECK(newest != NULL);
+        struct block *before = newest->before;
+        free(newest);
+        newest = before;
+        refused++;
+    }
+    CHECK(refused >= 2 && refused < blocks / 2);
+    limit_memory(SIZE_MAX);
+    CHECK_OK(udsipc_write_message(writer, "there is room again", 20));
+    udsipc_writer_free(writer);
+    udsipc_writer_options_free(options);
+    for (struct block *before; newest != NULL; newest = before) {
+        before = newest->before;
+        free(newest);
+    }
+}
+
+/* A program may have thousands of writers of which few are busy. */
+static void a_default_writer_costs_some_kib(void)
+{
+    if (UNDER_CHECKER) return;
+    enum { WRITERS = 100 };
+    path = in_scratch("s");
+    static udsipc_writer *writers[WRITERS + 1];
+    CHECK_OK(udsipc_writer_new(path.text, NULL, &writers[WRITERS])); /* what the process needs once */
+    size_t before = mallinfo2().uordblks + mallinfo2().hblkhd;
+    for (int i = 0; i < WRITERS; i++)
+        CHECK_OK(udsipc_writer_new(path.text, NULL, &writers[i]));
+    size_t each = (mallinfo2().uordblks + mallinfo2().hblkhd - before) / WRITERS;
+    printf("a default writer: %zu bytes\n", each);
+    CHECK(each > 100 && each < 8 << 10);
+    for (int i = 0; i <= WRITERS; i++)
+        udsipc_writer_free(writers[i]);
+}
+
 enum { LIMIT = 1, LIFT };
 
 static void obey_memory(udsipc_reader *reader)
@@ -336,12 +426,6 @@ static bool send_large_frame(size_t len)
     if (sent) WAIT_UNTIL(raw_is_read(client));
     close(client);
     return sent;
-}
-
-/* A thread's own arena reserves 64 MiB of addresses, in which memory is found although none may be added (mallopt(3)). */
-static void one_arena(void)
-{
-    CHECK(mallopt(M_ARENA_MAX, 1) == 1);
 }
 
 /* A frame for which there is no memory costs its own connection only; the next one finds memory again. */
@@ -667,6 +751,9 @@ static const struct scenario scenarios[] = {
     SCENARIO(writer_stopped_without_descriptors),
     SCENARIO(reader_made_without_descriptors),
     SCENARIO(memory_refused_at_enqueue),
+    SCENARIO(longest_queue_with_little_memory),
+    SCENARIO(writer_made_without_memory),
+    SCENARIO(a_default_writer_costs_some_kib),
     SCENARIO(memory_refused_at_read),
     SCENARIO(directory_removed_while_running),
     SCENARIO(socket_file_deleted_and_replaced),

@@ -1,4 +1,5 @@
 /* Built against an installed libudsipc: a C++ reader and writer in one process exchange messages and compare them. */
+#include <chrono>
 #include <exception>
 #include <iostream>
 #include <string>
@@ -6,7 +7,7 @@
 
 #include <udsipc.hpp>
 
-static const uint64_t PATIENCE_MS = 60000;
+static const std::chrono::seconds patience(60);
 
 int main(int argc, char **argv)
 {
@@ -20,17 +21,15 @@ int main(int argc, char **argv)
         for (size_t n = 0; n < 1000; n++)
             sent.push_back(std::to_string(n) + std::string(n, static_cast<char>(n & 0xff)));
 
-        udsipc::reader reader(argv[1], [&arrived](udsipc::view message, udsipc::connection) {
-            arrived.push_back(message.str());
-        });
+        udsipc::reader reader(argv[1], [&arrived](const std::string &message) { arrived.push_back(message); });
         reader.start();
         udsipc::writer writer(argv[1]);
         writer.start();
         for (const std::string &message : sent)
             writer.write(message);
-        writer.flush(PATIENCE_MS);
-        writer.stop(PATIENCE_MS);
-        reader.stop(PATIENCE_MS);
+        writer.flush(patience);
+        writer.stop(patience);
+        reader.stop(patience);
 
         std::cout << "C++: " << arrived.size() << " messages" << (arrived == sent ? "" : ", not as sent") << std::endl;
         return arrived == sent ? 0 : 1;

@@ -5,6 +5,7 @@ import faulthandler
 import fcntl
 import json
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -52,6 +53,16 @@ def fastest(attempt, limit, attempts=5):
         if best < limit:
             return best
     raise AssertionError(f"promised within {limit} s, the best of {attempts} runs took {best:.3f} s")
+
+
+def elapse(seconds):
+    """Lets time pass: for what must not happen, or must have been going on for so long."""
+    end = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() >= end)
+
+
+def median(times):
+    return sorted(times)[len(times) // 2]
 
 
 def uvarint(value):
@@ -304,6 +315,28 @@ class InBackground:
         return self.value
 
 
+class EventLoop:
+    """A host's event loop in a thread of its own: dispatches a writer or reader whenever its descriptor is readable."""
+
+    def __init__(self, *handles):
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(handles,), daemon=True)
+        self._thread.start()
+
+    def _run(self, handles):
+        poll = select.poll()
+        by_descriptor = {handle.fd(): handle for handle in handles}
+        for descriptor in by_descriptor:
+            poll.register(descriptor, select.POLLIN)
+        while not self._ended.is_set():
+            for descriptor, _events in poll.poll(20):
+                by_descriptor[descriptor].dispatch(0)
+
+    def end(self):
+        self._ended.set()
+        self._thread.join(DEADLINE)
+
+
 class TestCase(unittest.TestCase):
     """A test with a directory of its own; what it makes through these methods is freed when it ends."""
 
@@ -318,6 +351,16 @@ class TestCase(unittest.TestCase):
         self.addCleanup(writer.free)
         return writer
 
+    def driven(self, driver, *writers):
+        """Sets new writers going: "threads" of the library, or the event loop of a "host"."""
+        if driver == "threads":
+            for writer in writers:
+                self.assert_status(writer.start(), 0)
+        else:
+            loop = EventLoop(*writers)
+            self.addCleanup(loop.end)
+        return writers[0]
+
     def reader(self, path=None, **options):
         from udsipc_capi import Reader
         reader = Reader(path or self.path, **options)
@@ -328,6 +371,13 @@ class TestCase(unittest.TestCase):
         listener = listen(path or self.path, backlog)
         self.addCleanup(listener.close)
         return listener
+
+    def remove_listener(self, listener):
+        """What a reader's end leaves behind: nothing at the path, and whoever comes is refused."""
+        path = listener.getsockname()
+        listener.close()
+        if isinstance(path, str):
+            os.unlink(path)
 
     def accept(self, listener, timeout=DEADLINE):
         connection = accept(listener, timeout)

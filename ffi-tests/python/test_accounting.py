@@ -212,6 +212,10 @@ class WriteMessages(TestCase):
         writer = self.writer(max_buffered_bytes=100)
         self.assertEqual(writer.write_many([bytes(60), bytes(40), b"c"]), (ERR_BUFFER_FULL, 2))
 
+        writer = self.writer(max_buffered_bytes=100)
+        self.assertEqual(writer.write_many([b"", bytes(101), b"", b"c"]), (ERR_BUFFER_FULL, 3))
+        self.assertEqual(writer.metrics().queue_bytes, 101)
+
     def test_empty_messages_among_others(self):
         reader = self.reader(start=True)
         writer = self.writer(start=True)
@@ -273,6 +277,18 @@ class WriteWithTimeout(TestCase):
     def test_what_can_never_fit_is_refused_without_waiting(self):
         writer = self.writer(max_message_size=100)
         self.assert_status(writer.write_timeout(bytes(101), FOREVER), ERR_MESSAGE_TOO_LARGE)
+
+    def test_a_message_above_the_byte_limit_waits_for_an_empty_queue(self):
+        writer = self.writer(max_buffered_bytes=1000, start=True, max_backoff_ms=20)
+        for size in (400, 40_000):
+            self.assert_status(writer.write(b"x"), OK)
+            self.assert_status(writer.write_timeout(bytes(1000 + size), 100), ERR_TIMEOUT)
+            waiting = InBackground(lambda: writer.write_timeout(bytes(1000 + size), 25_000))
+            reader = self.reader(start=True)
+            self.assert_status(waiting.result(), OK)
+            wait_until(lambda: len(reader.messages) == 2)
+            self.assertEqual([len(message) for message in reader.messages], [1, 1000 + size])
+            reader.stop(5000)
 
     def test_ten_thousand_through_a_queue_of_three(self):
         reader = self.reader(start=True)

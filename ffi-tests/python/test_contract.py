@@ -28,25 +28,12 @@ class Header(unittest.TestCase):
         numbers = {name: int(number) for name, number in re.findall(r"UDSIPC_((?:ERR_)?\w+)\s*=\s*(\d+)", self.text)}
         self.assertEqual({name: numbers.get(name) for name in STATUS}, STATUS)
 
-    def test_the_library_exports_every_function(self):
-        for name in api.FUNCTIONS:
-            self.assertTrue(getattr(lib, name))
-
 
 class Texts(unittest.TestCase):
     def test_every_status_has_a_text_of_its_own(self):
         texts = [strerror(number) for number in STATUS.values()]
         self.assertEqual(len(set(texts)), len(texts))
         self.assertTrue(all(texts))
-
-    def test_any_number_has_a_text(self):
-        for number in (-1, 11, 29, 89, 91, 2**31 - 1, -2**31):
-            self.assertTrue(strerror(number))
-
-    def test_version_is_the_headers(self):
-        with open(HEADER, encoding="utf-8") as file:
-            stated = re.search(r'#define\s+UDSIPC_VERSION_STRING\s+"([^"]+)"', file.read()).group(1)
-        self.assertEqual(lib.udsipc_version().decode(), stated)
 
     def test_last_error_is_this_threads(self):
         handle = ctypes.c_void_p()
@@ -62,7 +49,10 @@ class Texts(unittest.TestCase):
 
 class Fork(TestCase):
     def test_a_forked_child_is_refused_and_harms_nothing(self):
-        """In a child of its own, because forking with threads is what this is about."""
+        """In a child of its own, because forking with threads is what this is about.
+
+        The forked child has no copy of the listener, the connections and the event loops from the beginning.
+        """
         child = self.child()
         child.run(f"reader = Reader({self.path!r}, start=True)\nwriter = Writer({self.path!r}, start=True)")
         child.run("writer.write(b'before')")
@@ -75,7 +65,10 @@ pipe_in, pipe_out = os.pipe()
 forked = os.fork()
 if forked == 0:
     try:
-        seen = [writer.write(b'x'), writer.stop(100), reader.stop(100), writer.flush(0), reader.start()]
+        links = [os.path.join('/proc/self/fd', fd) for fd in os.listdir('/proc/self/fd')]
+        targets = [os.readlink(link) for link in links if os.path.lexists(link)]
+        seen = [target for target in targets if target.startswith(('socket:', 'anon_inode:'))]
+        seen += [writer.write(b'x'), writer.stop(100), reader.stop(100), writer.flush(0), reader.start()]
         lib.udsipc_writer_free(writer.handle)
         lib.udsipc_reader_free(reader.handle)
     except BaseException as error:
@@ -167,42 +160,6 @@ freed.wait(30)
         self.assertTrue(child.run("freed.is_set()"))
         wait_until(lambda: child.run("threads_of()") <= 2, what=lambda: child.run("threads_of()"))
         self.assertEqual(child.end(), 0)
-
-
-class Signals(TestCase):
-    def test_sigpipe_is_never_raised_in_the_host(self):
-        """With the default action, which Python normally turns off, a single SIGPIPE would end the child."""
-        listener = self.listener()
-        child = self.child()
-        child.run("import signal\nsignal.signal(signal.SIGPIPE, signal.SIG_DFL)")
-        child.run(f"writer = Writer({self.path!r}, start=True, max_attempts=0, max_backoff_ms=5)")
-        child.run("writer.write(bytes(2 << 20))")
-        for _ in range(5):
-            connection = self.accept(listener)
-            connection.recv(1000)
-            connection.close()
-        wait_until(lambda: child.run("writer.metrics().failed") >= 4)
-        self.assertIsNone(child.process.poll())
-
-    def test_threads_of_the_library_block_all_signals(self):
-        child = self.child()
-        child.run(f"reader = Reader({self.path!r}, start=True)\nwriter = Writer({self.path!r}, start=True)")
-        child.run("writer.write(b'x')")
-        wait_until(lambda: child.run("len(reader.messages)") == 1)
-        ours = 0
-        for thread in os.listdir(f"/proc/{child.pid}/task"):
-            if int(thread) == child.pid:
-                continue
-            with open(f"/proc/{child.pid}/task/{thread}/status", encoding="ascii") as status:
-                fields = dict(line.split(":", 1) for line in status)
-            blocked = int(fields["SigBlk"].strip(), 16)
-            with open(f"/proc/{child.pid}/task/{thread}/comm", encoding="ascii") as comm:
-                name = comm.read().strip()
-            if name.startswith("udsipc"):
-                ours += 1
-            for number in (1, 2, 10, 12, 13, 14, 15, 17):
-                self.assertTrue(blocked >> (number - 1) & 1, f"signal {number} in thread {name}")
-        self.assertGreaterEqual(ours, 2, "threads are named after the library")
 
 
 if __name__ == "__main__":

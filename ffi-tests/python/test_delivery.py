@@ -186,7 +186,7 @@ class OneWriter(TestCase):
 
         def once():
             errors = len(reader.errors)
-            with_path = self.writer(start=True)
+            with_path = self.writer(start=True, acknowledge=0)
             started = time.monotonic()
             self.assert_status(with_path.write(bytes(2000)), OK)
             wait_until(lambda: len(reader.errors) > errors)

@@ -47,6 +47,16 @@ class Selectors(LoopCase):
         self.assertEqual(writer.metrics().sent, 3000)
         self.assert_quiet(reader, writer)
 
+    def test_an_event_is_not_lost_when_a_dispatch_has_served_its_share(self):
+        """One call serves 64 events at most; each of them is a connection that is not heard of again unless it is served."""
+        reader = self.reader(on_message=lambda message, connection: None)
+        self.assert_status(reader.dispatch(0), OK)
+        clients = [self.client() for _ in range(200)]
+        for sent in range(1, 6):
+            for client in clients:
+                client.sendall(frame(b"x"))
+            self.turn(reader, until=lambda: reader.metrics().received == sent * len(clients), deadline=DEADLINE / 3)
+
     def test_the_writers_descriptor_says_when_there_is_work(self):
         listener = self.listener()
         writer = self.writer()
@@ -149,6 +159,19 @@ class Selectors(LoopCase):
         self.assert_status(writer.dispatch(0), ERR_WRONG_STATE)
         writer.write(b"x")
         wait_until(lambda: reader.messages == [b"x"])
+
+    def test_a_descriptor_that_no_loop_drives_is_quiet(self):
+        """Whether it was asked for before or after the writer was started, or stopped."""
+        self.listener()
+        started, asked = self.writer(), self.writer()
+        before = asked.fd()
+        for writer in (started, asked):
+            self.assert_status(writer.start(), OK)
+            wait_until(writer.is_connected)
+        self.assertFalse(readable(before) or readable(started.fd()), "there is nothing to dispatch")
+        stopped = self.writer()
+        self.assert_status(stopped.stop(0), OK)
+        self.assertFalse(readable(stopped.fd()))
 
     def test_stop_drains_by_itself(self):
         """The loop has ended; stop does the rest in the calling thread."""

@@ -131,7 +131,8 @@ class WriterOptions(TestCase):
         writer = self.writer(start=True, dial_timeout_ms=200)
         wait_until(lambda: writer.errors)
         self.assertGreaterEqual(writer.errors[0].at - started, 0.2)
-        self.assert_status(writer.errors[0].status, ERR_NOT_CONNECTED)
+        self.assert_status(writer.errors[0].status, ERR_TIMEOUT)
+        self.assertEqual(writer.errors[0].os_errno, errno.EAGAIN)
 
     def test_with_max_backoff(self):
         """With a short backoff many attempts are made in the time of a few with a long one."""
@@ -459,7 +460,7 @@ class WriterDrain(TestCase):
             self.assert_status(writer.write(b"message %d" % i), OK)
         self.assertIn(writer.stop(100), (ERR_UNDELIVERED, ERR_TIMEOUT))
         self.assertEqual((writer.metrics().failed, writer.metrics().abandoned), (10, 10))
-        self.assertEqual(writer.contexts().count("write failure during drain"), 10)
+        self.assertEqual(writer.contexts().count("write failure during drain"), 1)
 
 
 class NewReader(TestCase):
@@ -717,7 +718,7 @@ class ReaderWriterIntegration(TestCase):
 
     def test_message_size_limit_exceeded(self):
         reader = self.reader(start=True, max_message_size=1000)
-        writer = self.writer(start=True)
+        writer = self.writer(start=True, acknowledge=0)
         self.assert_status(writer.write(bytes(2000)), OK)
         wait_until(lambda: reader.errors)
         self.assertEqual((reader.messages, reader.contexts()), ([], ["message too large"]))

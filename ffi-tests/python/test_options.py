@@ -26,11 +26,6 @@ class WriterOptions(TestCase):
         self.assert_status(writer.write(bytes((10 << 20) + 1)), ERR_MESSAGE_TOO_LARGE)
         self.assertEqual(writer.metrics().queue_bytes, 10 << 20)
 
-    def test_default_has_no_byte_limit(self):
-        writer = self.writer()
-        for _ in range(8):
-            self.assert_status(writer.write(bytes(10 << 20)), OK)
-
     def send_buffer_of(self, **options):
         """SO_SNDBUF of the writer's connection, found among this process's descriptors."""
         listener = self.listener(os.path.join(self.directory, f"buffer{len(options)}"))
@@ -121,6 +116,24 @@ class WriterOptions(TestCase):
         self.assert_status(writer.write(b"x"), ERR_BUFFER_FULL)
         metrics = writer.metrics()
         self.assertEqual((metrics.queue_depth, metrics.queue_bytes, metrics.dropped), (2, 1000, 1))
+
+    def test_one_message_above_the_byte_limit_is_taken_while_the_queue_is_empty(self):
+        for size in (1001, 100_000):
+            writer = self.writer(max_buffered_bytes=1000)
+            self.assert_status(writer.write(b"x" * size), OK)
+            self.assert_status(writer.write(b"x"), ERR_BUFFER_FULL)
+            self.assert_status(writer.write(b"x" * size), ERR_BUFFER_FULL)
+            metrics = writer.metrics()
+            self.assertEqual((metrics.queue_depth, metrics.queue_bytes, metrics.dropped), (1, size, 2))
+
+    def test_the_byte_limit_is_64_mib_by_default(self):
+        writer = self.writer()
+        mebibyte = bytes(1 << 20)
+        self.assertEqual([writer.write(mebibyte) for _ in range(65)], [OK] * 64 + [ERR_BUFFER_FULL])
+        self.assertEqual(writer.metrics().queue_bytes, 64 << 20)
+
+        writer = self.writer(max_buffered_bytes=0)
+        self.assertEqual([writer.write(mebibyte) for _ in range(65)], [OK] * 65)
 
     def test_new_touches_neither_file_nor_socket(self):
         missing = os.path.join(self.directory, "missing", "s")

@@ -61,7 +61,7 @@ class WriterStop(TestCase):
                     self.assertEqual((metrics.abandoned, metrics.queue_depth, metrics.sent), (50, 0, 0))
                     self.assertGreater(metrics.failed, 0)
                     given_up = [context for context in contexts if context.startswith(DRAIN)]
-                    self.assertEqual(len(given_up), 50, "each message given up is reported")
+                    self.assertEqual(given_up, [DRAIN], "one report for all of them")
                     return seconds
 
                 fastest(once, 0.25)
@@ -71,7 +71,7 @@ class WriterStop(TestCase):
             status, seconds, metrics, contexts = self.stopped_writer(100, 0)
             self.assert_status(status, ERR_TIMEOUT)
             self.assertEqual((metrics.abandoned, metrics.queue_depth), (100, 0))
-            self.assertEqual(len([context for context in contexts if context.startswith(DRAIN)]), 100)
+            self.assertEqual([context for context in contexts if context.startswith(DRAIN)], [DRAIN])
             return seconds
 
         fastest(once, 0.1)
@@ -182,13 +182,19 @@ class WriterStop(TestCase):
         self.assertGreaterEqual(time.monotonic() - started, 0.59)
         self.assertEqual((metrics.abandoned, metrics.queue_depth), (5, 0))
 
-    def test_a_message_that_had_failed_before_is_reported_as_such(self):
-        """It is first in the drain, and has words of its own."""
+    def test_a_last_message_that_had_failed_before_is_reported_as_such(self):
+        """It has words of its own if it is the only one that is given up."""
+        for behind, context in ((), DRAIN_RETRY), ((b"behind",), DRAIN):
+            with self.subTest(context):
+                self.check_context_of_a_drain_after_a_failure(behind, context)
+
+    def check_context_of_a_drain_after_a_failure(self, behind, context):
         listener = self.listener()
         writer = self.writer(start=True)
         connection = self.accept(listener)
         writer.write(bytes(2 << 20))
-        writer.write(b"behind")
+        for message in behind:
+            writer.write(message)
         receive_exactly(connection, 1000)
         listener.close()
         os.unlink(self.path)
@@ -196,9 +202,9 @@ class WriterStop(TestCase):
         wait_until(lambda: writer.metrics().failed == 1)
         wait_until(lambda: writer.metrics().connect_failures >= 1)
         self.assert_status(writer.stop(FOREVER), ERR_UNDELIVERED)
-        given_up = [context for context in writer.contexts() if context.startswith(DRAIN)]
-        self.assertEqual(given_up, [DRAIN_RETRY, DRAIN])
-        self.assertEqual(writer.metrics().abandoned, 2)
+        given_up = [found for found in writer.contexts() if found.startswith(DRAIN)]
+        self.assertEqual(given_up, [context])
+        self.assertEqual(writer.metrics().abandoned, 1 + len(behind))
 
     def test_messages_given_up_as_poison_during_the_drain_are_no_success(self):
         """A reader is there, and each message breaks its connections until it is given up: not all of it went out."""

@@ -1,5 +1,7 @@
 """systemd: activation, notification and directories, each in a child process with an environment of its own."""
 
+import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -7,8 +9,8 @@ import subprocess
 import sys
 import unittest
 
-from support import TestCase, connect, frame, refuses, wait_until
-from udsipc_capi import ERR_SYSTEMD, OK, lib
+from support import TestCase, connect, fastest, frame, refuses, wait_until
+from udsipc_capi import ERR_ADDRESS_IN_USE, ERR_IO, ERR_SYSTEMD, OK, lib
 
 VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "RUNTIME_DIRECTORY", "STATE_DIRECTORY")
 
@@ -176,6 +178,22 @@ class Activation(SystemdCase):
         child.run("check(reader.start())")
         self.sends_to(child, self.path, b"own socket")
 
+    def test_a_refusal_because_of_listen_pid_names_it(self):
+        """A shell around the service is the usual reason: the socket unit's socket then looks like somebody else's."""
+        path = f"{self.directory}/unit.sock"
+        for pid, said in ((os.getpid(), str(os.getpid())), (None, "LISTEN_PID is not set")):
+            child = self.activated(self.unit_socket("unit.sock"), pid=pid)
+            status, text = child.run(f"try_reader({path!r})")
+            self.assert_status(status, ERR_ADDRESS_IN_USE)
+            for part in (path, "LISTEN_PID", said, str(child.pid)):
+                self.assertIn(part, text)
+            os.unlink(path)
+        # Without LISTEN_FDS there is nothing to explain.
+        self.unit_socket("unit.sock")
+        child = self.child(env={"LISTEN_PID": str(os.getpid())})
+        child.run(TRY_READER)
+        self.assertNotIn("LISTEN_PID", child.run(f"try_reader({path!r})")[1])
+
     def test_no_pid_means_not_for_us(self):
         listener = self.unit_socket("unit.sock")
         child = self.activated(listener, pid=None)
@@ -335,21 +353,71 @@ reader = Reader({self.path!r}, on_message=on_message)
         self.sends_to(child, self.path, b"works all the same")
         self.assertEqual(child.run("reader.stop(5_000)"), OK)
 
-    def test_a_full_notification_socket_does_not_block(self):
-        manager, child = self.notifying(f"{self.directory}/notify")
-        filler = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.addCleanup(filler.close)
-        filler.setblocking(False)
-        filler.connect(f"{self.directory}/notify")
-        while True:
-            try:
-                filler.send(b"STATUS=noise")
-            except BlockingIOError:
-                break
+    def full(self, name):
+        """A notification socket without room, and a child that notifies it."""
+        manager, child = self.notifying(name)
+        # One sender may fill its own buffer before the queue of the socket (net.unix.max_dgram_qlen): the next one goes on.
+        sent = 1
+        while sent:
+            filler = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self.addCleanup(filler.close)
+            filler.setblocking(False)
+            filler.connect(name)
+            sent = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    filler.send(b"STATUS=noise")
+                    sent += 1
+        child.run("import time")
+        child.run("""
+def timed(call):
+    started = time.monotonic()
+    status = call()
+    return [status, time.monotonic() - started]
+""")
+        return manager, child
+
+    def test_start_dispatch_and_stop_do_not_wait_for_a_full_notification_socket(self):
+        _manager, child = self.full(f"{self.directory}/notify")
+
+        def attempt(first):
+            child.run(f"reader = Reader({self.path!r})")
+            slowest = 0
+            for call in (first, "reader.stop(5_000)"):
+                status, seconds = child.run(f"timed(lambda: {call})")
+                self.assertEqual(status, OK)
+                slowest = max(slowest, seconds)
+            self.assertEqual(child.run("[[r.os_errno, r.context] for r in reader.errors]"),
+                             [[errno.EAGAIN, "failed to notify systemd"]], "READY=1 was not told, so STOPPING=1 is not sent")
+            child.run("reader.free()")
+            return slowest
+
+        for first in ("reader.start()", "reader.dispatch(0)"):
+            fastest(lambda first=first: attempt(first), 0.05)
+        status, seconds = child.run("timed(lambda: lib.udsipc_systemd_notify(b'STATUS=x'))")
+        self.assert_status(status, ERR_IO)
+        self.assertLess(seconds, 5)
+
+    def test_a_reader_serves_although_its_notifications_cannot_be_sent(self):
+        manager, child = self.full(f"{self.directory}/notify")
         child.run(f"reader = Reader({self.path!r}, start=True)")
         self.sends_to(child, self.path, b"works all the same")
         self.assertEqual(child.run("reader.stop(5_000)"), OK)
         manager.close()
+
+    def test_a_reader_that_was_never_ready_does_not_announce_its_stop(self):
+        manager, child = self.notifying(f"{self.directory}/notify")
+        child.run(f"never = Reader({self.path!r})")
+        self.assertEqual(child.run("never.stop(5_000)"), OK)
+        child.run("never.free()")
+        child.run(f"freed = Reader({self.path!r})\nfreed.free()")
+        child.run(f"other = Reader({self.path!r}, start=True)")
+        self.assertEqual(self.received(manager), "READY=1", "nothing came before")
+        self.assertEqual(child.run("other.stop(5_000)"), OK)
+        self.assertEqual(self.received(manager), "STOPPING=1")
+        self.assertEqual(child.run("other.stop(5_000)"), OK)
+        child.run("lib.udsipc_systemd_notify(b'STATUS=marker')")
+        self.assertEqual(self.received(manager), "STATUS=marker", "each is said once")
 
     def test_without_the_variable_nothing_is_sent_and_nothing_fails(self):
         child = self.child()

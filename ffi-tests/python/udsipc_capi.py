@@ -1,171 +1,31 @@
-"""The C API of libudsipc through ctypes: every function with its types, and two classes that hold a handle.
+"""What the scenarios use of the C API: the declarations of the Python package, and two classes that hold a handle.
 
-The classes return the library's status numbers unchanged: a test says itself which one it expects. The library is taken
-from UDSIPC_LIBRARY.
+The classes return the library's status numbers unchanged, where those of the package raise: a test says itself which one it
+expects.
 """
 
 import atexit
 import ctypes
 import errno
 import os
+import sys
 import threading
 import time
-from ctypes import (
-    CFUNCTYPE, POINTER, Structure, byref, c_char_p, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p,
-    sizeof,
+from ctypes import byref, c_int32, c_size_t, c_uint32, c_uint64, c_void_p, sizeof
+
+BINDING = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "bindings", "python", "src")
+sys.path.append(BINDING)
+
+from udsipc._library import (  # noqa: E402 - its folder is known only now
+    FUNCTIONS, BatchCallback, Buffer, ErrorCallback, MessageCallback, ReaderCounters, Status, WriterCounters,
+    library as lib,
 )
 
 FOREVER = 2**64 - 1
 
-STATUS = {
-    "OK": 0,
-    "ERR_NULL_POINTER": 1,
-    "ERR_INVALID_ARGUMENT": 2,
-    "ERR_INVALID_SOCKET_PATH": 3,
-    "ERR_INVALID_TIMEOUT": 4,
-    "ERR_INVALID_BUFFER_SIZE": 5,
-    "ERR_HANDLER_NULL": 6,
-    "ERR_MAX_ACCEPT_ERRORS_TOO_LARGE": 7,
-    "ERR_WOULD_DEADLOCK": 8,
-    "ERR_FORKED": 9,
-    "ERR_WRONG_STATE": 10,
-    "ERR_BUFFER_FULL": 20,
-    "ERR_STOPPED": 21,
-    "ERR_MESSAGE_TOO_LARGE": 22,
-    "ERR_TIMEOUT": 23,
-    "ERR_BACKPRESSURE": 24,
-    "ERR_NO_CONSUMER": 25,
-    "ERR_NOT_CONNECTED": 26,
-    "ERR_CONNECTION_CLOSED": 27,
-    "ERR_UNDELIVERED": 28,
-    "ERR_IO": 40,
-    "ERR_INVALID_LENGTH_PREFIX": 41,
-    "ERR_HANDLER_FAILED": 42,
-    "ERR_ADDRESS_IN_USE": 43,
-    "ERR_PERMISSION_DENIED": 44,
-    "ERR_SYSTEMD": 45,
-    "ERR_NO_RESOURCES": 46,
-    "ERR_PANIC": 90,
-}
+STATUS = {"OK" if status == 0 else f"ERR_{status.name}": int(status) for status in Status}
 globals().update(STATUS)
 STATUS_NAMES = {number: name for name, number in STATUS.items()}
-
-
-class Buffer(Structure):
-    _fields_ = [("data", c_void_p), ("len", c_size_t)]
-
-
-def _metrics(name, fields):
-    def as_dict(self):
-        return {field: getattr(self, field) for field in fields}
-
-    return type(name, (Structure,), {
-        "_fields_": [(field, c_uint64) for field in fields],
-        "as_dict": as_dict,
-        "__repr__": lambda self: f"{name}({self.as_dict()})",
-    })
-
-
-WriterMetrics = _metrics("WriterMetrics", [
-    "sent", "dropped", "failed", "queue_depth", "queue_bytes", "sent_bytes", "retried", "abandoned", "suspected_lost",
-    "connections", "connect_failures",
-])
-ReaderMetrics = _metrics("ReaderMetrics", [
-    "received", "connections", "errors", "active_connections", "received_bytes", "accept_errors", "idle_closed",
-    "refused",
-])
-
-MessageCallback = CFUNCTYPE(c_int32, c_void_p, c_size_t, c_void_p, c_void_p)
-BatchCallback = CFUNCTYPE(c_size_t, POINTER(Buffer), c_size_t, c_void_p, c_void_p)
-ErrorCallback = CFUNCTYPE(None, c_int32, c_int32, c_char_p, c_void_p)
-
-_handle = c_void_p
-_out_handle = POINTER(c_void_p)
-_options = c_void_p
-
-# name -> (result, arguments). A status is a C enum, which is an int.
-FUNCTIONS = {
-    "udsipc_strerror": (c_char_p, [c_int32]),
-    "udsipc_last_error_message": (c_size_t, [c_void_p, c_size_t]),
-    "udsipc_version": (c_char_p, []),
-    "udsipc_connection_id": (c_uint64, [c_void_p]),
-    "udsipc_connection_credentials": (c_int, [c_void_p, POINTER(c_int32), POINTER(c_uint32), POINTER(c_uint32)]),
-
-    "udsipc_writer_options_new": (c_void_p, []),
-    "udsipc_writer_options_free": (None, [_options]),
-    "udsipc_writer_options_set_max_buffered_writes": (c_int, [_options, c_uint32]),
-    "udsipc_writer_options_set_max_buffered_bytes": (c_int, [_options, c_uint64]),
-    "udsipc_writer_options_set_max_message_size": (c_int, [_options, c_uint64]),
-    "udsipc_writer_options_set_write_timeout_ms": (c_int, [_options, c_uint64]),
-    "udsipc_writer_options_set_dial_timeout_ms": (c_int, [_options, c_uint64]),
-    "udsipc_writer_options_set_max_backoff_ms": (c_int, [_options, c_uint64]),
-    "udsipc_writer_options_set_write_buffer_size": (c_int, [_options, c_uint32]),
-    "udsipc_writer_options_set_max_attempts": (c_int, [_options, c_uint32]),
-    "udsipc_writer_options_set_drain_until_deadline": (c_int, [_options, c_int32]),
-    "udsipc_writer_options_set_error_callback": (c_int, [_options, c_void_p, c_void_p]),
-
-    "udsipc_writer_new": (c_int, [c_char_p, _options, _out_handle]),
-    "udsipc_writer_start": (c_int, [_handle]),
-    "udsipc_write_message": (c_int, [_handle, c_void_p, c_size_t]),
-    "udsipc_write_message_timeout": (c_int, [_handle, c_void_p, c_size_t, c_uint64]),
-    "udsipc_write_messages": (c_int, [_handle, c_void_p, c_size_t, POINTER(c_size_t)]),
-    "udsipc_writer_flush": (c_int, [_handle, c_uint64]),
-    "udsipc_writer_stop": (c_int, [_handle, c_uint64]),
-    "udsipc_writer_get_metrics": (c_int, [_handle, POINTER(WriterMetrics), c_size_t]),
-    "udsipc_writer_socket_path": (c_char_p, [_handle]),
-    "udsipc_writer_is_connected": (c_int32, [_handle]),
-    "udsipc_writer_free": (None, [_handle]),
-    "udsipc_writer_fd": (c_int32, [_handle]),
-    "udsipc_writer_dispatch": (c_int, [_handle, c_uint64]),
-
-    "udsipc_reader_options_new": (c_void_p, []),
-    "udsipc_reader_options_free": (None, [_options]),
-    "udsipc_reader_options_set_max_message_size": (c_int, [_options, c_uint64]),
-    "udsipc_reader_options_set_inactivity_timeout_ms": (c_int, [_options, c_uint64]),
-    "udsipc_reader_options_set_max_accept_errors": (c_int, [_options, c_uint32]),
-    "udsipc_reader_options_set_read_buffer_size": (c_int, [_options, c_uint32]),
-    "udsipc_reader_options_set_max_handler_threads": (c_int, [_options, c_uint32]),
-    "udsipc_reader_options_set_max_connections": (c_int, [_options, c_uint32]),
-    "udsipc_reader_options_set_socket_mode": (c_int, [_options, c_uint32]),
-    "udsipc_reader_options_set_socket_group": (c_int, [_options, c_uint32]),
-    "udsipc_reader_options_allow_uid": (c_int, [_options, c_uint32]),
-    "udsipc_reader_options_allow_gid": (c_int, [_options, c_uint32]),
-    "udsipc_reader_options_set_listen_fd_name": (c_int, [_options, c_char_p]),
-    "udsipc_reader_options_set_use_systemd": (c_int, [_options, c_int32]),
-    "udsipc_reader_options_set_error_callback": (c_int, [_options, c_void_p, c_void_p]),
-
-    "udsipc_reader_new": (c_int, [c_char_p, c_void_p, c_void_p, _options, _out_handle]),
-    "udsipc_reader_new_batched": (c_int, [c_char_p, c_void_p, c_void_p, _options, _out_handle]),
-    "udsipc_reader_start": (c_int, [_handle]),
-    "udsipc_reader_stop": (c_int, [_handle, c_uint64]),
-    "udsipc_reader_get_metrics": (c_int, [_handle, POINTER(ReaderMetrics), c_size_t]),
-    "udsipc_reader_socket_path": (c_char_p, [_handle]),
-    "udsipc_reader_free": (None, [_handle]),
-    "udsipc_reader_fd": (c_int32, [_handle]),
-    "udsipc_reader_dispatch": (c_int, [_handle, c_uint64]),
-    "udsipc_reader_describe": (c_size_t, [_handle, c_void_p, c_size_t]),
-
-    "udsipc_max_socket_path_length": (c_size_t, []),
-    "udsipc_resolve_socket_path": (c_int, [c_char_p, c_void_p, c_size_t, POINTER(c_size_t)]),
-    "udsipc_ensure_socket_dir": (c_int, [c_char_p]),
-    "udsipc_cleanup_socket": (c_int, [c_char_p]),
-    "udsipc_systemd_is_active": (c_int32, []),
-    "udsipc_systemd_runtime_dir": (c_char_p, []),
-    "udsipc_systemd_state_dir": (c_char_p, []),
-    "udsipc_systemd_notify": (c_int, [c_char_p]),
-}
-
-
-def _load():
-    library = ctypes.CDLL(os.environ["UDSIPC_LIBRARY"])
-    for name, (result, arguments) in FUNCTIONS.items():
-        function = getattr(library, name)
-        function.restype = result
-        function.argtypes = arguments
-    return library
-
-
-lib = _load()
 
 # Handles that live. They are kept here because their callbacks must outlive them, and are freed before the interpreter
 # goes away, because a library thread that calls back into an interpreter that is being torn down never returns.
@@ -176,6 +36,22 @@ _live = set()
 def _free_all():
     for holder in list(_live):
         holder.free(check=False)
+
+
+class _Metrics:
+    def as_dict(self):
+        return {name: getattr(self, name) for name, _ in self._fields_}
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self.as_dict()})"
+
+
+class WriterMetrics(_Metrics, WriterCounters):
+    pass
+
+
+class ReaderMetrics(_Metrics, ReaderCounters):
+    pass
 
 
 class UdsipcError(Exception):
@@ -355,6 +231,16 @@ class Connection:
     def id(self):
         return lib.udsipc_connection_id(self._pointer)
 
+    @property
+    def sequence(self):
+        return lib.udsipc_message_sequence(self._pointer)
+
+    def writer_id(self):
+        """16 bytes, or the status of a refusal."""
+        id = ctypes.create_string_buffer(16)
+        status = lib.udsipc_connection_writer_id(self._pointer, id)
+        return id.raw if status == 0 else status
+
     def credentials(self):
         pid, uid, gid = c_int32(), c_uint32(), c_uint32()
         check(lib.udsipc_connection_credentials(self._pointer, byref(pid), byref(uid), byref(gid)))
@@ -410,8 +296,7 @@ class Reader(_Holder):
     def _batch_callback(self, on_batch, on_raw_batch):
         def call(messages, count, connection, _userdata):
             try:
-                address = ctypes.cast(messages, c_void_p).value
-                flat = (c_uint64 * (2 * count)).from_address(address)[:]
+                flat = (c_uint64 * (2 * count)).from_address(messages)[:]
                 if on_raw_batch is not None:
                     handled = on_raw_batch(flat)
                 else:

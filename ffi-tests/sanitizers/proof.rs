@@ -81,9 +81,7 @@ fn assert_reported(program: &Path, flaw: &Flaw) {
     }
 }
 
-#[test]
-#[ignore = "for the checkers: make sanitize"]
-fn every_flaw_is_reported() {
+pub(crate) fn every_flaw_is_reported() {
     let (in_c, in_rust) = flaws_for(checker());
     assert_sanitized(&library(), "-uD");
     let program = compile(&project("ffi-tests/sanitizers/flaws.c"), "c11");

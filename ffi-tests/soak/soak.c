@@ -6,7 +6,7 @@
  * from the beginning to the end, is attacked by strangers, and must need no more at the end than after the warm-up. Each
  * has writers that never end; they audit themselves in every millisecond, and at the end the whole account must close.
  */
-#include "../faults/account.h"
+#include "../support/account.h"
 
 #define SITES 2
 #define WRITERS_PER_SITE 4
@@ -132,7 +132,7 @@ static void write_until_killed(void *argument)
     udsipc_writer *writer = started_writer((const char *)argument);
     atomic_fetch_add(&ledger->done, 1);
     while (true)
-        udsipc_write_message_timeout(writer, "victim", 6, 100);
+        IGNORE(udsipc_write_message_timeout(writer, "victim", 6, 100));
 }
 
 static void kill_a_writer(void)

@@ -3,6 +3,9 @@
 // Each harness is a crate of its own and uses its own part of this file.
 #![allow(dead_code)]
 
+pub(crate) mod running;
+pub(crate) mod systemd;
+
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -26,20 +29,33 @@ pub(crate) fn profile_dir() -> PathBuf {
     exe.parent().expect("a test binary lies in a folder").to_path_buf()
 }
 
+/// Where the library lies that is tested: the one that cargo built together with this test, or the one in
+/// `UDSIPC_LIBRARY_DIR`. The Makefile names what `make all` has built, so that the tests need no link-time optimisation.
+pub(crate) fn library_dir() -> PathBuf {
+    std::env::var_os("UDSIPC_LIBRARY_DIR").map_or_else(profile_dir, PathBuf::from)
+}
+
 fn built(name: &str) -> PathBuf {
-    let library = profile_dir().join(name);
+    let library = library_dir().join(name);
     assert!(library.is_file(), "{} is missing: does [lib] still have its crate-type?", library.display());
     library
 }
 
-/// The shared object that cargo built together with this test.
+/// The shared object that is tested.
 pub(crate) fn library() -> PathBuf {
     built("libudsipc.so")
 }
 
-/// The static library that cargo built together with this test.
+/// The static library that is tested.
 pub(crate) fn static_library() -> PathBuf {
     built("libudsipc.a")
+}
+
+/// The functions that the library exports, as the list of its symbols has them.
+pub(crate) fn exported_functions() -> Vec<String> {
+    let list = fs::read_to_string(project("packaging/abi/libudsipc.symbols")).expect("the list of symbols");
+    let functions = list.lines().filter_map(|line| line.strip_prefix(' ')).filter(|line| line.starts_with("udsipc_"));
+    functions.map(|line| line.split_once('@').expect("a symbol has a version").0.to_owned()).collect()
 }
 
 /// Where compiled test programs go: below the build folder, so that `cargo clean` removes them.
@@ -52,21 +68,22 @@ pub(crate) fn build_dir() -> PathBuf {
 /// A folder that holds the library under the names that the linker and the loader look for.
 pub(crate) fn link_dir() -> PathBuf {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
-    DIR.get_or_init(|| {
-        let dir = build_dir().join("lib");
-        fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("create {}: {e}", dir.display()));
-        for name in ["libudsipc.so", "libudsipc.so.0"] {
-            let link = dir.join(name);
-            if fs::read_link(&link).is_ok_and(|target| target == library()) {
-                continue;
-            }
-            let fresh = dir.join(format!("{name}.{}", std::process::id()));
-            symlink(library(), &fresh).unwrap_or_else(|e| panic!("link {}: {e}", fresh.display()));
-            fs::rename(&fresh, &link).unwrap_or_else(|e| panic!("rename to {}: {e}", link.display()));
+    DIR.get_or_init(|| link_into(build_dir().join("lib"), &library())).clone()
+}
+
+/// Makes such a folder for this library.
+pub(crate) fn link_into(dir: PathBuf, library: &Path) -> PathBuf {
+    fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("create {}: {e}", dir.display()));
+    for name in ["libudsipc.so", "libudsipc.so.0"] {
+        let link = dir.join(name);
+        if fs::read_link(&link).is_ok_and(|target| target == library) {
+            continue;
         }
-        dir
-    })
-    .clone()
+        let fresh = dir.join(format!("{name}.{}", std::process::id()));
+        symlink(library, &fresh).unwrap_or_else(|e| panic!("link {}: {e}", fresh.display()));
+        fs::rename(&fresh, &link).unwrap_or_else(|e| panic!("rename to {}: {e}", link.display()));
+    }
+    dir
 }
 
 /// A folder that is removed when the value is dropped. Its path is short: a socket path has 107 bytes.
@@ -195,6 +212,8 @@ pub(crate) fn compile_with(source: &Path, standard: &str, libraries: &[&str]) ->
         compile.arg("-DUDSIPC_CHECKER");
     }
     compile.args(checker().compiler_flags()).arg("-I").arg(project("include"));
+    // As pkg-config prints them, flags for the compiler and for the linker come together.
+    compile.args(libraries.iter().filter(|flag| flag.starts_with("-I")));
     output(compile.arg("-c").arg(source).arg("-o").arg(&object));
     assert_sanitized(&object, "-u");
 
@@ -225,13 +244,21 @@ pub(crate) struct Finished {
 
 /// Runs a program, ends it by its pid when `patience` is over, and panics with its output unless it succeeds.
 pub(crate) fn run_ok(command: &mut Command, patience: Duration) -> String {
-    let done = run(command, patience);
-    assert!(done.status.success(), "{command:?}: {}\n{}", done.status, done.output);
-    done.output
+    outcome(command, patience).unwrap_or_else(|why| panic!("{why}"))
+}
+
+/// What a program has printed, or how it failed: its status and output, or that it hung.
+pub(crate) fn outcome(command: &mut Command, patience: Duration) -> Result<String, String> {
+    let done = finish(command, patience)?;
+    if done.status.success() { Ok(done.output) } else { Err(format!("{command:?}: {}\n{}", done.status, done.output)) }
 }
 
 /// Runs a program and waits for its end. One that is still there after `patience` is killed, and the test fails.
 pub(crate) fn run(command: &mut Command, patience: Duration) -> Finished {
+    finish(command, patience).unwrap_or_else(|why| panic!("{why}"))
+}
+
+fn finish(command: &mut Command, patience: Duration) -> Result<Finished, String> {
     // A file, not a pipe: a pipe that nobody empties would stop the program, and a forgotten grandchild keeps one open.
     let log = tempfile::NamedTempFile::new().expect("a file for the output");
     let stream = |log: &File| Stdio::from(log.try_clone().expect("a second descriptor for the output"));
@@ -246,13 +273,13 @@ pub(crate) fn run(command: &mut Command, patience: Duration) -> Finished {
     let deadline = Instant::now() + patience;
     loop {
         if let Some(status) = child.try_wait().expect("wait for the program") {
-            return Finished { status, output: printed() };
+            return Ok(Finished { status, output: printed() });
         }
         if Instant::now() >= deadline {
             let threads = where_threads_wait(child.id());
             child.kill().expect("kill the program");
             child.wait().expect("wait for the killed program");
-            panic!("{command:?} hangs: still there after {patience:?}\n{threads}{}", printed());
+            return Err(format!("{command:?} hangs: still there after {patience:?}\n{threads}{}", printed()));
         }
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -278,19 +305,27 @@ pub(crate) fn wait_until(patience: Duration, what: &str, mut condition: impl FnM
     }
 }
 
-/// What a service manager sets belongs to whatever runs the tests.
-const SYSTEMD: [&str; 6] =
-    ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "RUNTIME_DIRECTORY", "STATE_DIRECTORY"];
+/// What a service manager sets is meant for the process that runs the tests, not for the programs under test.
+pub(crate) fn without_systemd(command: &mut Command) -> &mut Command {
+    for variable in
+        ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "RUNTIME_DIRECTORY", "STATE_DIRECTORY"]
+    {
+        command.env_remove(variable);
+    }
+    command
+}
 
 /// Runs a program in a folder of its own, watched by the checker if there is one, and returns what it has printed.
 pub(crate) fn run_in_scratch(program: &Path, arguments: &[&str]) -> String {
+    scratch_outcome(program, arguments).unwrap_or_else(|why| panic!("{why}"))
+}
+
+/// As [`run_in_scratch`]; a failure is returned.
+pub(crate) fn scratch_outcome(program: &Path, arguments: &[&str]) -> Result<String, String> {
     let scratch = tempdir();
     let mut command = watched(program);
     command.args(arguments).current_dir(scratch.path());
-    for variable in SYSTEMD {
-        command.env_remove(variable);
-    }
-    run_ok(&mut command, PATIENCE)
+    outcome(without_systemd(&mut command), PATIENCE)
 }
 
 /// The exit status by which each checker says that it has found something.
@@ -310,40 +345,27 @@ pub(crate) fn watched(program: &Path) -> Command {
     command
 }
 
-/// A scenario that a program has and its harness has not would never run.
-pub(crate) fn assert_all_listed(program: &Path, listed: &[&str]) {
-    let known = output(Command::new(program).arg("--list"));
-    assert_eq!(known.lines().collect::<Vec<_>>(), listed, "the scenarios of {}", program.display());
-}
-
-#[allow(unused_macros)] // two of the harnesses use it
-/// One test per scenario of a C or C++ program, each in a process of its own; `$check` gets what a scenario has printed.
-macro_rules! program {
-    ($program:ident from $source:literal as $standard:literal, $check:path: $($scenario:ident)*) => {
-        mod $program {
-            use std::path::{Path, PathBuf};
-            use std::sync::OnceLock;
-
-            use crate::support::{assert_all_listed, compile, project, run_in_scratch};
-
-            fn program() -> &'static Path {
-                static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-                PROGRAM.get_or_init(|| compile(&project($source), $standard))
-            }
-
-            #[test]
-            fn all_scenarios_are_listed_here() {
-                assert_all_listed(program(), &[$(stringify!($scenario)),*]);
-            }
-
-            $(
-                #[test]
-                fn $scenario() {
-                    $check(stringify!($scenario), &run_in_scratch(program(), &[stringify!($scenario)]));
-                }
-            )*
+/// The manual pages as they are installed: `man3/udsipc_writer.3`, and a link for each other name in the section NAME of a page.
+/// Each with the file in `packaging/man` that it opens.
+pub(crate) fn manual_pages() -> std::collections::BTreeMap<String, PathBuf> {
+    let mut pages = std::collections::BTreeMap::new();
+    for file in
+        fs::read_dir(project("packaging/man")).expect("the manual pages").map(|entry| entry.expect("an entry").path())
+    {
+        let section =
+            file.extension().and_then(|section| section.to_str()).expect("a page ends in its section").to_owned();
+        if !section.bytes().all(|byte| byte.is_ascii_digit()) {
+            continue; // a template
         }
-    };
+        let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("read {}: {e}", file.display()));
+        let names = text.split(".Sh ").find_map(|part| part.strip_prefix("NAME\n")).expect("a section NAME");
+        for name in names.lines().filter_map(|line| line.strip_prefix(".Nm ")) {
+            let name = name.trim_end_matches([' ', ',']);
+            let double = pages.insert(format!("man{section}/{name}.{section}"), file.clone());
+            assert!(double.is_none(), "two pages are called {name}({section})");
+        }
+        let own = file.file_name().and_then(|name| name.to_str()).expect("a page has a name");
+        assert!(pages.contains_key(&format!("man{section}/{own}")), "{own} does not name itself");
+    }
+    pages
 }
-#[allow(unused_imports)] // as above
-pub(crate) use program;

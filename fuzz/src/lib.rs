@@ -30,6 +30,8 @@ unsafe extern "C" {
     fn udsipc_writer_new(path: *const libc::c_char, options: *const libc::c_void, out: *mut libc::c_void) -> i32;
 }
 
+pub mod delivery;
+
 /// The wire format once more, byte by byte as Go's `binary.ReadUvarint` reads it, and without any trick.
 pub mod wire {
     /// Where a stream of frames ends.

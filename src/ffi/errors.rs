@@ -8,7 +8,7 @@ use super::{handle, status};
 /// A short text for a status.
 ///
 /// Parameters:
-///   status  any number, also one that is no status
+///   status  any number, even one that is no status
 /// Returns: a text in English without a line break, never NULL; "unknown status" for a number that has none.
 /// Ownership: static text, valid for ever; do not free it.
 /// Threads: any. Blocking: never.
@@ -17,15 +17,15 @@ pub extern "C" fn udsipc_strerror(status: i32) -> *const c_char {
     guard_or(c"unknown status".as_ptr(), || Ok(status::text(status).as_ptr()))
 }
 
-/// The whole text of the calling thread's last failure: which path, which limit, what the system said. Inside an error
-/// callback it is the text of the error that the callback is about. A call that succeeds leaves it as it is.
+/// The full text of the calling thread's last failure, with the path, the limit or the system's error. Inside an error
+/// callback it is the text of the reported error. A successful call does not change it.
 ///
 /// Parameters:
-///   buffer    where the text is stored, cut to fit and always NUL-terminated, as with snprintf; NULL to ask for the
-///             length only
+///   buffer    where the text is stored, cut to fit and always NUL-terminated, as by snprintf; NULL asks for the length
+///             only
 ///   capacity  size of the buffer in bytes; 0 stores nothing
-/// Returns: the length of the whole text in bytes without the NUL; 0 if nothing has failed on this thread. The text was
-/// cut if that is not less than capacity.
+/// Returns: the length of the whole text in bytes without the NUL; 0 if no call has failed on this thread. The stored text
+/// is cut if the result is not less than capacity.
 /// Ownership: the buffer is the caller's.
 /// Threads: any; each has its own text. Blocking: never.
 #[unsafe(no_mangle)]

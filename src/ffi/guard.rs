@@ -1,18 +1,21 @@
-//! The boundary: what happens inside an export comes out as a status or a fallback value, never as a panic.
+//! The boundary of every export: an error or a panic inside becomes a status or a fallback value.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::status::udsipc_status;
 use crate::error::Error;
+use crate::sys::cancellation::without_cancellation;
+use crate::sys::fork::NoFork;
 
-/// Why a call failed: an error of the core, or something that only a C caller can do.
+/// Why a call failed: an error of the core, or a mistake that only a C caller can make.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The core says no.
+    /// An error of the core.
     Core(Error),
     /// The named argument is NULL.
     NullPointer(&'static str),
@@ -61,14 +64,20 @@ impl fmt::Display for Failure {
 thread_local! {
     /// The last failure of this thread, kept as a value: its text is made when somebody asks for it.
     static LAST: RefCell<Option<Failure>> = const { RefCell::new(None) };
-    /// What the error callback that runs on this thread is about; null outside of one.
+    /// The error that the error callback on this thread reports; null outside of an error callback.
     static REPORTED: Cell<*const Error> = const { Cell::new(ptr::null()) };
-    /// What the panic hook saw: the payload alone does not say where.
+    /// The text of a panic with its place, from the panic hook: the payload does not have the place.
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Runs the body of an export and turns its end, whatever it is, into a status.
+/// Runs the body of an export, with cancellation disabled, and turns its result or its panic into a status.
 pub(super) fn guard(body: impl FnOnce() -> Result<(), Failure>) -> udsipc_status {
+    without_cancellation(|| guard_quick(body))
+}
+
+/// As [`guard`] without disabling cancellation, which costs two calls. For the calls that are made for every message: `body`
+/// must reach no cancellation point (pthreads(7)) outside of `without_cancellation`.
+pub(super) fn guard_quick(body: impl FnOnce() -> Result<(), Failure>) -> udsipc_status {
     match catch(body) {
         Ok(()) => udsipc_status::UDSIPC_OK,
         Err(failure) => {
@@ -81,7 +90,7 @@ pub(super) fn guard(body: impl FnOnce() -> Result<(), Failure>) -> udsipc_status
 
 /// As [`guard`], for an export that returns no status: a failure becomes `fallback`.
 pub(super) fn guard_or<T>(fallback: T, body: impl FnOnce() -> Result<T, Failure>) -> T {
-    match catch(body) {
+    match without_cancellation(|| catch(body)) {
         Ok(value) => value,
         Err(failure) => {
             remember(failure);
@@ -91,7 +100,7 @@ pub(super) fn guard_or<T>(fallback: T, body: impl FnOnce() -> Result<T, Failure>
 }
 
 fn catch<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-    // Unwind safe: a handle that was in use remembers the panic (`handle::Live`) and answers nothing from then on.
+    // Unwind safe: a handle in use is poisoned by the panic (`handle::Live`), and later calls on it fail.
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(Failure::Panic(panic_text(&*payload))))
 }
 
@@ -107,8 +116,8 @@ fn panic_text(payload: &(dyn Any + Send)) -> String {
 }
 
 fn remember(failure: Failure) {
-    // Inside an error callback a failed call is newer than what the callback is about. `try_with`: a thread that is
-    // ending has nobody left to ask.
+    // Inside an error callback the failed call is newer than the reported error. `try_with`: at the end of a thread its
+    // thread-local values may be destroyed.
     let _ = REPORTED.try_with(|reported| reported.set(ptr::null()));
     let _ = LAST.try_with(|last| last.replace(Some(failure)));
 }
@@ -124,8 +133,8 @@ pub(super) fn last_failure_text() -> String {
     text.ok().flatten().unwrap_or_default()
 }
 
-/// Makes `error` this thread's last failure while an error callback runs: it can ask for the whole text, and one that
-/// does not ask costs no formatting.
+/// Makes `error` this thread's last failure while an error callback runs. The text is formatted only if the callback asks for
+/// it.
 pub(super) fn reporting(error: &Error, callback: impl FnOnce()) {
     struct Restore(*const Error);
     impl Drop for Restore {
@@ -137,19 +146,29 @@ pub(super) fn reporting(error: &Error, callback: impl FnOnce()) {
     callback();
 }
 
-/// Keeps the standard library from printing our panics on the host's stderr: the text is in the last failure instead.
+/// Keeps the standard library from printing panics of the library on the host's stderr. Their text is in the last failure.
 ///
-/// Inside the shared object the hook is our own. In a Rust program it is the program's: its named threads, the main
-/// thread and the threads of a test among them, keep the hook that they had.
+/// In the shared object the panic hook is the library's own. In a Rust program it is the program's, whose previous hook still
+/// runs for named threads that are not the library's: the main thread and test threads have names.
 pub(super) fn keep_panics_quiet() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let previous = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| match std::thread::current().name() {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if DONE.load(Ordering::Relaxed) {
+        return;
+    }
+    // The hook lies behind a lock of the standard library, which a forked child must not inherit locked.
+    let _no_fork = NoFork::enter();
+    if DONE.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let previous = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        // After thread-local values are destroyed, asking for the thread's name would panic inside the panic.
+        let Ok(()) = PANIC.try_with(|_| ()) else { return };
+        match std::thread::current().name() {
             Some(name) if !name.starts_with("udsipc") => previous(info),
             _ => drop(PANIC.try_with(|text| text.replace(Some(info.to_string())))),
-        }));
-    });
+        }
+    }));
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Pointers from and to C. Whatever a caller can get wrong without breaking its promises is refused here, in every
-//! build: NULL, lengths that no object can have, handles that a panic has left in an unknown state.
+//! Pointers from and to C. Checked in every build: NULL, lengths that no object can have, handles that a panic has left in
+//! an unknown state.
 
 use std::ffi::{CStr, CString, OsStr, c_char};
 use std::ops::Deref;
@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::guard::Failure;
 
-/// What lies behind a `udsipc_writer` or a `udsipc_reader`: counted, since a callback may free the handle while the
-/// call that runs the callback still stands on it.
+/// The content of a `udsipc_writer` or a `udsipc_reader`. Reference counted, since a callback may free the handle while the
+/// call that runs the callback still uses it.
 pub(super) struct Shared<T> {
     /// The writer or the reader.
     pub(super) core: T,
-    /// The core's path, for C: lives as long as the handle does.
+    /// The core's path as a C string, valid as long as the handle.
     pub(super) path: CString,
     poisoned: AtomicBool,
 }
@@ -29,14 +29,14 @@ impl<T> Shared<T> {
 
 /// A type that C holds as an opaque pointer and shares between threads.
 pub(super) trait Handle {
-    /// What the handle is about.
+    /// The writer or the reader.
     type Core;
     fn shared(&self) -> &Arc<Shared<Self::Core>>;
-    /// A forced stop, or less inside one of the handle's own callbacks and in a forked child.
+    /// Ends the writer or the reader before it is freed: `Writer::end`, `Reader::end`.
     fn end(core: &Self::Core);
 }
 
-/// A handle in use. If the use ends in a panic, the handle is poisoned.
+/// A handle in use. If a panic ends the use, the handle is poisoned.
 pub(super) struct Live<T, H: Deref<Target = Shared<T>>>(H);
 
 impl<T, H: Deref<Target = Shared<T>>> Live<T, H> {
@@ -61,11 +61,11 @@ impl<T, H: Deref<Target = Shared<T>>> Drop for Live<T, H> {
     }
 }
 
-/// A handle in use that is counted.
-pub(super) type Held<H> = Live<<H as Handle>::Core, Arc<Shared<<H as Handle>::Core>>>;
+/// A handle in use that owns a reference.
+pub(super) type Retained<H> = Live<<H as Handle>::Core, Arc<Shared<<H as Handle>::Core>>>;
 
-/// Uses a handle without touching its count, for calls that run no callback. The borrow ends with the call, since it is
-/// one of the caller's own argument.
+/// Uses a handle without a reference, for calls that run no callback. The borrow is of the caller's own argument, so it ends
+/// with the call.
 ///
 /// # Safety
 /// `handle` is NULL, or came from [`into_raw`] and is not freed before the borrow ends.
@@ -78,11 +78,11 @@ pub(super) unsafe fn borrow<'call, H: Handle>(
     Live::new(handle.shared())
 }
 
-/// Uses a handle in a way that survives its being freed by a callback in the middle of the call.
+/// Uses a handle with a reference, for calls in which a callback may free the handle.
 ///
 /// # Safety
 /// `handle` is NULL, or came from [`into_raw`] and is not freed before this function returns.
-pub(super) unsafe fn hold<H: Handle>(handle: *const H, name: &'static str) -> Result<Held<H>, Failure> {
+pub(super) unsafe fn retain<H: Handle>(handle: *const H, name: &'static str) -> Result<Retained<H>, Failure> {
     // SAFETY: as promised by the caller; `as_ref` refuses NULL.
     let handle = unsafe { handle.as_ref() }.ok_or(Failure::NullPointer(name))?;
     Live::new(Arc::clone(handle.shared()))
@@ -102,7 +102,7 @@ pub(super) unsafe fn take<T>(object: *mut T) -> Option<Box<T>> {
     NonNull::new(object).map(|object| unsafe { Box::from_raw(object.as_ptr()) })
 }
 
-/// Frees a handle, after its end: until then callbacks run, and may use it.
+/// Ends the writer or reader, and then frees the handle: until the end callbacks run, and may use the handle.
 ///
 /// # Safety
 /// As [`take`].
@@ -111,7 +111,7 @@ pub(super) unsafe fn free<H: Handle>(handle: *mut H) {
     if let Some(live) = unsafe { handle.as_ref() } {
         let shared = Arc::clone(live.shared());
         H::end(&shared.core);
-        // SAFETY: as promised by the caller; nobody calls back any more.
+        // SAFETY: as promised by the caller; no callback runs any more.
         drop(unsafe { take(handle) });
     }
 }
@@ -137,14 +137,14 @@ pub(super) unsafe fn slice<'call, T>(
         return Err(Failure::NullPointer(name));
     }
     if !data.is_aligned() || len.checked_mul(size_of::<T>()).is_none_or(|bytes| bytes > isize::MAX as usize) {
-        return Err(no_array(name, len));
+        return Err(impossible_array(name, len));
     }
     // SAFETY: not NULL, aligned, not longer than isize::MAX; initialised and stable as promised by the caller.
     Ok(unsafe { std::slice::from_raw_parts(*data, len) })
 }
 
 #[cold]
-fn no_array(name: &str, len: usize) -> Failure {
+fn impossible_array(name: &str, len: usize) -> Failure {
     Failure::invalid(format!("{name} with {len} elements is no array that memory can hold"))
 }
 
@@ -158,6 +158,21 @@ pub(super) unsafe fn text<'call>(text: &'call *const c_char, name: &'static str)
     }
     // SAFETY: not NULL; terminated and stable as promised by the caller.
     Ok(unsafe { CStr::from_ptr(*text) })
+}
+
+/// A text in UTF-8 from C, "" for NULL.
+///
+/// # Safety
+/// As [`text`].
+pub(super) unsafe fn utf8_or_empty<'call>(
+    text: &'call *const c_char,
+    name: &'static str,
+) -> Result<&'call str, Failure> {
+    if text.is_null() {
+        return Ok("");
+    }
+    // SAFETY: as promised by the caller.
+    unsafe { self::text(text, name)? }.to_str().map_err(|_| Failure::invalid(format!("{name} are not UTF-8")))
 }
 
 /// A path from C: bytes, whatever they are.
@@ -192,8 +207,8 @@ pub(super) unsafe fn print(text: &[u8], buffer: *mut c_char, capacity: usize) ->
     text.len()
 }
 
-/// Stores a struct of `u64` counters in the size that the caller's header gave it: an older one gets the fields that it
-/// knows, a newer one reads 0 in those that this library does not count.
+/// Stores a struct of `u64` counters in the size that it has in the caller's header. A shorter one gets the fields that it
+/// has; in a longer one the fields that this library does not know are 0.
 ///
 /// # Safety
 /// `out` is NULL or `out_size` bytes there may be written; `T` has no padding.
@@ -307,14 +322,14 @@ mod tests {
         let handle = new_handle();
         // SAFETY: a live handle in all of this test, freed once at its end.
         unsafe {
-            assert_eq!(guard(|| hold(handle, "handle").map(drop)), UDSIPC_OK);
+            assert_eq!(guard(|| retain(handle, "handle").map(drop)), UDSIPC_OK);
             let broken = guard(|| {
                 let handle = borrow(&handle, "handle")?;
                 panic!("deliberate, with {:?}", handle.core);
             });
             assert_eq!(broken, UDSIPC_ERR_PANIC);
             assert_eq!(guard(|| borrow(&handle, "handle").map(drop)), UDSIPC_ERR_PANIC);
-            assert_eq!(guard(|| hold(handle, "handle").map(drop)), UDSIPC_ERR_PANIC);
+            assert_eq!(guard(|| retain(handle, "handle").map(drop)), UDSIPC_ERR_PANIC);
             free(handle);
         }
     }
@@ -324,7 +339,7 @@ mod tests {
         let handle = new_handle();
         // SAFETY: a live handle, freed once while it is held.
         unsafe {
-            let held = hold(handle, "handle").expect("a live handle");
+            let held = retain(handle, "handle").expect("a live handle");
             free(handle);
             assert!(held.core.load(Ordering::Acquire));
             free(ptr::null_mut::<Opaque>());

@@ -1,15 +1,17 @@
-//! `udsipc_reader_*`, `udsipc_connection_*`.
+//! `udsipc_reader_*`.
 
 use std::ffi::{c_char, c_void};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::callback::{self, UserData, udsipc_batch_callback, udsipc_connection, udsipc_message_callback};
 use super::guard::{self, Failure, guard, guard_or};
 use super::handle::{self, Handle, Shared, required};
-use super::options::{self, duration, udsipc_reader_options};
+use super::message_callback::{self, udsipc_batch_callback, udsipc_message_callback};
+use super::options::{duration, for_handle};
+use super::reader_options::udsipc_reader_options;
 use super::status::udsipc_status;
+use super::user_data::UserData;
 use crate::error;
 use crate::metrics::ReaderMetrics;
 use crate::options::ReaderOptions;
@@ -28,15 +30,15 @@ impl Handle for udsipc_reader {
     }
 }
 
-/// What a reader has done so far.
+/// The counters of a reader.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct udsipc_reader_metrics {
-    /// Messages that the callback handled well.
+    /// Messages that the callback has handled.
     pub received: u64,
     /// Connections served since the reader was made.
     pub connections: u64,
-    /// Bad prefixes, messages that were too large or cut, and failed callbacks, one each.
+    /// Errors: malformed length prefixes, messages that were too large or cut, failed callbacks.
     pub errors: u64,
     /// Connections that are open now.
     pub active_connections: u64,
@@ -44,10 +46,12 @@ pub struct udsipc_reader_metrics {
     pub received_bytes: u64,
     /// Failed attempts to accept a connection.
     pub accept_errors: u64,
-    /// Connections closed because they were silent for inactivity_timeout.
+    /// Connections closed because they were silent for inactivity_timeout_ms.
     pub idle_closed: u64,
-    /// Connections closed unread, because of the check of the peer or max_connections.
+    /// Connections closed unread, because the peer was not allowed or because of max_connections.
     pub refused: u64,
+    /// Times that the reader listened at its path again after its socket file had been removed or replaced.
+    pub relistened: u64,
 }
 
 impl From<ReaderMetrics> for udsipc_reader_metrics {
@@ -61,20 +65,21 @@ impl From<ReaderMetrics> for udsipc_reader_metrics {
             accept_errors: core.accept_errors,
             idle_closed: core.idle_closed,
             refused: core.refused,
+            relistened: core.relistened,
         }
     }
 }
 
-/// Makes a reader, binds its socket and listens: from then on writers can connect, and wait for udsipc_reader_start. A
-/// stale socket file at the path is replaced; a live reader's is not.
+/// Makes a reader, binds its socket and listens. From then on writers can connect; their messages wait until the reader is
+/// started or dispatched. A stale socket file at the path is replaced; the socket file of a live reader is not.
 ///
 /// Parameters:
-///   socket_path  where to listen, or "@name" for an abstract address; copied. Under systemd its file name counts, in
-///                RUNTIME_DIRECTORY, and a socket that systemd passed takes its place
-///                (udsipc_reader_options_set_use_systemd)
+///   socket_path  the path to bind, or "@name" for an abstract address; copied. Under systemd the socket is bound in
+///                RUNTIME_DIRECTORY, under the file name of this path (udsipc_reader_options_set_use_systemd). Not
+///                bound if systemd has passed a socket, or the options have one (udsipc_reader_options_set_listen_fd)
 ///   on_message   called for each message
-///   userdata     handed to on_message, never looked at; may be NULL
-///   options      how the reader behaves; copied, so the same options can make several; NULL for the defaults
+///   userdata     passed to on_message; may be NULL
+///   options      the options; copied, so the same options can make several readers; NULL for the defaults
 ///   out          where the handle is stored
 /// Returns: UDSIPC_OK; UDSIPC_ERR_NULL_POINTER; UDSIPC_ERR_HANDLER_NULL if on_message is NULL;
 /// UDSIPC_ERR_INVALID_ARGUMENT for an abstract address with a socket mode or group;
@@ -82,7 +87,9 @@ impl From<ReaderMetrics> for udsipc_reader_metrics {
 /// UDSIPC_ERR_NO_RESOURCES; UDSIPC_ERR_IO.
 /// Ownership: the handle is the caller's; free it with udsipc_reader_free. The options stay the caller's. What userdata
 /// points to must stay valid until the reader has been freed.
-/// Threads: any. Blocking: for file system calls only.
+/// Threads: any. Blocking: for file system calls, and for one second at most while another program holds the lock on the
+/// directory.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn udsipc_reader_new(
     socket_path: *const c_char,
@@ -97,21 +104,22 @@ pub unsafe extern "C" fn udsipc_reader_new(
         // SAFETY: the pointers are as `create` wants them, by the caller's promise.
         unsafe {
             create(socket_path, options, out, |path, options| {
-                Reader::new(path, callback::message_handler(function, userdata), options)
+                Reader::new(path, message_callback::message_handler(function, userdata), options)
             })
         }
     })
 }
 
-/// As udsipc_reader_new, with a callback that gets many messages in one call: for small messages the cheaper way.
+/// As udsipc_reader_new, with a callback that gets many messages in one call. Faster for small messages.
 ///
 /// Parameters:
-///   socket_path  where to listen
+///   socket_path  as for udsipc_reader_new
 ///   on_messages  called for the messages of one connection that have arrived together
-///   userdata     handed to on_messages, never looked at; may be NULL
-///   options      how the reader behaves; NULL for the defaults
+///   userdata     passed to on_messages; may be NULL
+///   options      the options; NULL for the defaults
 ///   out          where the handle is stored
 /// Returns, ownership, threads, blocking: as udsipc_reader_new.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn udsipc_reader_new_batched(
     socket_path: *const c_char,
@@ -126,7 +134,7 @@ pub unsafe extern "C" fn udsipc_reader_new_batched(
         // SAFETY: the pointers are as `create` wants them, by the caller's promise.
         unsafe {
             create(socket_path, options, out, |path, options| {
-                Reader::new_batched(path, callback::batch_handler(function, userdata), options)
+                Reader::new_batched(path, message_callback::batch_handler(function, userdata), options)
             })
         }
     })
@@ -143,7 +151,7 @@ unsafe fn create(
     guard::keep_panics_quiet();
     let out = required(out, "out")?;
     // SAFETY: as promised by the caller.
-    let (path, options) = unsafe { (handle::path(&socket_path, "socket_path")?, options::for_reader(options)?) };
+    let (path, options) = unsafe { (handle::path(&socket_path, "socket_path")?, for_handle(options)?) };
     let reader = make(path, options)?;
     let path = handle::c_path(reader.socket_path());
     let reader = handle::into_raw(udsipc_reader(Shared::new(reader, path)));
@@ -152,41 +160,44 @@ unsafe fn create(
     Ok(())
 }
 
-/// Starts to serve connections, and tells systemd READY=1 if there is one to tell. A second call changes nothing.
+/// Starts the threads that accept connections and run callbacks, and sends READY=1 to systemd if NOTIFY_SOCKET is set. A second
+/// call changes nothing.
 ///
 /// Parameters:
 ///   reader  the reader
 /// Returns: UDSIPC_OK; UDSIPC_ERR_NULL_POINTER; UDSIPC_ERR_STOPPED; UDSIPC_ERR_WRONG_STATE if it has been dispatched;
-/// UDSIPC_ERR_NO_RESOURCES if no thread can be had; UDSIPC_ERR_FORKED; UDSIPC_ERR_PANIC.
+/// UDSIPC_ERR_NO_RESOURCES if no thread can be started; UDSIPC_ERR_FORKED; UDSIPC_ERR_PANIC.
 /// Threads: any. The first callback may run before this call returns. Blocking: never.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn udsipc_reader_start(reader: *mut udsipc_reader) -> udsipc_status {
     guard(|| {
         // SAFETY: the caller passes NULL or a live handle.
-        let reader = unsafe { handle::hold(reader, "reader")? };
+        let reader = unsafe { handle::retain(reader, "reader")? };
         Ok(reader.core.start()?)
     })
 }
 
-/// Takes no new connections, delivers what has been sent already, waits for running callbacks, closes the connections
-/// and removes the socket file if it is still this reader's. A socket that systemd passed stays open for the next
-/// start. After this call no callback of the reader runs. A second call returns what the first returned.
+/// Stops the reader: accepts no new connections, delivers the messages that have already been sent, waits for running
+/// callbacks, closes the connections, and removes the socket file if it is still this reader's. A socket that systemd passed is
+/// not shut: connections wait in its backlog for the next start. After this call no callback of the reader runs. A second call
+/// returns what the first returned.
 ///
 /// Parameters:
 ///   reader      the reader
 ///   timeout_ms  how long delivering may take in milliseconds; 0 delivers nothing more; UDSIPC_WAIT_FOREVER has no
 ///               limit
-/// Returns: UDSIPC_OK; UDSIPC_ERR_TIMEOUT if something was left unread: the time passed first, or the reader was never
-/// started nor dispatched and writers that it would have let in had sent something;
-/// UDSIPC_ERR_WOULD_DEADLOCK inside a callback of this reader, nothing has changed; UDSIPC_ERR_NULL_POINTER;
+/// Returns: UDSIPC_OK; UDSIPC_ERR_TIMEOUT if messages were left unread: the time passed first, or the reader was never
+/// started nor dispatched, and allowed writers had sent messages;
+/// UDSIPC_ERR_WOULD_DEADLOCK inside a callback of this reader, and nothing has changed; UDSIPC_ERR_NULL_POINTER;
 /// UDSIPC_ERR_FORKED; UDSIPC_ERR_PANIC.
-/// Threads: any, several at a time. Blocking: up to timeout_ms, plus the callbacks that are running: one that never
-/// returns is waited for without end.
+/// Threads: any, several at a time. Blocking: up to timeout_ms, plus running callbacks: if a callback never returns, neither
+/// does this call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn udsipc_reader_stop(reader: *mut udsipc_reader, timeout_ms: u64) -> udsipc_status {
     guard(|| {
         // SAFETY: the caller passes NULL or a live handle.
-        let reader = unsafe { handle::hold(reader, "reader")? };
+        let reader = unsafe { handle::retain(reader, "reader")? };
         Ok(reader.core.stop(duration(timeout_ms))?)
     })
 }
@@ -195,13 +206,14 @@ pub unsafe extern "C" fn udsipc_reader_stop(reader: *mut udsipc_reader, timeout_
 ///
 /// Parameters:
 ///   reader    the reader
-///   out       where they are stored
-///   out_size  sizeof(udsipc_reader_metrics) as the program was compiled: a shorter struct gets the counters that it
-///             has, and in a longer one those that this library does not know are 0
-/// Returns: UDSIPC_OK; UDSIPC_ERR_NULL_POINTER; UDSIPC_ERR_INVALID_ARGUMENT if out_size is 0 or no multiple of 8;
+///   out       where the counters are stored
+///   out_size  sizeof(udsipc_reader_metrics) in the program. A struct of an older header gets the counters that it has; in
+///             one of a newer header the counters that this library does not know are 0
+/// Returns: UDSIPC_OK; UDSIPC_ERR_NULL_POINTER; UDSIPC_ERR_INVALID_ARGUMENT if out_size is 0 or not a multiple of 8;
 /// UDSIPC_ERR_FORKED; UDSIPC_ERR_PANIC.
 /// Ownership: out is the caller's.
 /// Threads: any. Blocking: never.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn udsipc_reader_get_metrics(
     reader: *const udsipc_reader,
@@ -210,14 +222,51 @@ pub unsafe extern "C" fn udsipc_reader_get_metrics(
 ) -> udsipc_status {
     guard(|| {
         // SAFETY: the caller passes NULL or a live handle.
-        let reader = unsafe { handle::hold(reader, "reader")? };
+        let reader = unsafe { handle::retain(reader, "reader")? };
         reader.core.check_fork()?;
         // SAFETY: the caller promises `out_size` writable bytes; the struct holds nothing but u64.
         unsafe { handle::store_counters(&reader.core.metrics().into(), out, out_size) }
     })
 }
 
-/// The path that the reader listens at, which under systemd is not always the one that it was made with.
+/// Stores the reader's counters as text in the format of Prometheus, version 0.0.4, for a program that serves its metrics.
+/// A counter is called udsipc_reader_ and the name of its field with _total behind it; active_connections has no _total.
+///
+/// The format wants the lines of one metric together: a program with several handles gives each its own labels, and leaves
+/// out the lines that begin with '#' in all texts but the first.
+///
+/// Parameters:
+///   reader    the reader
+///   labels    what stands between the braces of each line: name="value" pairs with a comma between, in UTF-8, with
+///             backslash, quote and line break in values escaped by a backslash; NULL or "" for none
+///   buffer    where the text is stored, cut to fit and always NUL-terminated, as by snprintf; NULL asks for the length
+///             only
+///   capacity  size of the buffer in bytes; 0 stores nothing
+/// Returns: the length of the whole text in bytes without the NUL; the stored text is cut if that is not less than capacity.
+/// Counters grow meanwhile, so ask again with a larger buffer until it fits: 4096 bytes and 32 times the length of the labels
+/// are enough. 0, and an empty text: reader is NULL, this is a forked child, or the labels would not parse
+/// (udsipc_last_error_message says which).
+/// Ownership: the buffer is the caller's.
+/// Threads: any. Blocking: never.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn udsipc_reader_metrics_prometheus(
+    reader: *const udsipc_reader,
+    labels: *const c_char,
+    buffer: *mut c_char,
+    capacity: usize,
+) -> usize {
+    let text = guard_or(String::new(), || {
+        // SAFETY: the caller passes NULL or a live handle, and NULL or a NUL-terminated string.
+        let (reader, labels) =
+            unsafe { (handle::retain(reader, "reader")?, handle::utf8_or_empty(&labels, "labels")?) };
+        reader.core.check_fork()?;
+        Ok(reader.core.metrics_prometheus(labels)?)
+    });
+    // SAFETY: the caller promises `capacity` writable bytes unless `buffer` is NULL.
+    unsafe { handle::print(text.as_bytes(), buffer, capacity) }
+}
+
+/// The path at which the reader listens. Under systemd it may be another one than socket_path of udsipc_reader_new.
 ///
 /// Parameters:
 ///   reader  the reader
@@ -228,7 +277,7 @@ pub unsafe extern "C" fn udsipc_reader_get_metrics(
 pub unsafe extern "C" fn udsipc_reader_socket_path(reader: *const udsipc_reader) -> *const c_char {
     guard_or(c"".as_ptr(), || {
         // SAFETY: the caller passes NULL or a live handle; the handle keeps the path alive.
-        Ok(unsafe { handle::hold(reader, "reader")? }.path.as_ptr())
+        Ok(unsafe { handle::retain(reader, "reader")? }.path.as_ptr())
     })
 }
 
@@ -236,11 +285,11 @@ pub unsafe extern "C" fn udsipc_reader_socket_path(reader: *const udsipc_reader)
 ///
 /// Parameters:
 ///   reader    the reader
-///   buffer    where the line is stored, cut to fit and always NUL-terminated, as with snprintf; NULL to ask for the
-///             length only
+///   buffer    where the line is stored, cut to fit and always NUL-terminated, as by snprintf; NULL asks for the length
+///             only
 ///   capacity  size of the buffer in bytes; 0 stores nothing
-/// Returns: the length of the whole line in bytes without the NUL; 0, and an empty line, if reader is NULL. The line
-/// was cut if that is not less than capacity.
+/// Returns: the length of the whole line in bytes without the NUL; 0, and an empty line, if reader is NULL. The stored
+/// line is cut if the result is not less than capacity.
 /// Ownership: the buffer is the caller's.
 /// Threads: any. Blocking: never.
 #[unsafe(no_mangle)]
@@ -251,23 +300,23 @@ pub unsafe extern "C" fn udsipc_reader_describe(
 ) -> usize {
     let line = guard_or(String::new(), || {
         // SAFETY: the caller passes NULL or a live handle.
-        Ok(unsafe { handle::hold(reader, "reader")? }.core.describe())
+        Ok(unsafe { handle::retain(reader, "reader")? }.core.describe())
     });
     // SAFETY: the caller promises `capacity` writable bytes unless `buffer` is NULL.
     unsafe { handle::print(line.as_bytes(), buffer, capacity) }
 }
 
-/// Frees a reader. One that runs is stopped first, as udsipc_reader_stop with 0. Call udsipc_reader_stop before it to
-/// have everything delivered.
+/// Frees a reader. A running reader is stopped first, as by udsipc_reader_stop with the time of the option linger_ms (1000 by
+/// default): messages that writers have already sent are delivered. Call udsipc_reader_stop before to allow more time and to
+/// get the result.
 ///
 /// Parameters:
 ///   reader  the reader; NULL does nothing
-/// Ownership: the handle must not be used again. No callback of it runs after this call, except when it is made inside
-/// one of them: those that are running then go on to their end, and none begins any more.
-/// In a forked child it closes the child's descriptors and leaves the parent's reader, its socket file and its
-/// connections alone.
-/// Threads: any, but no other call on this handle may be running, other than the one whose callback makes this call.
-/// Blocking: for the callbacks that are running; inside a callback of this reader it waits for nothing.
+/// Ownership: the handle must not be used again. No callback of the reader runs after this call. Exception: if the call is
+/// made inside a callback of the reader, running callbacks finish, and no further callback begins.
+/// In a forked child the call closes nothing and does not affect the parent's reader, its socket file and its connections.
+/// Threads: any, but no other call on this handle may be running, except the one whose callback makes this call.
+/// Blocking: up to linger_ms, plus running callbacks; inside a callback of this reader never.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn udsipc_reader_free(reader: *mut udsipc_reader) {
     guard_or((), || {
@@ -277,8 +326,8 @@ pub unsafe extern "C" fn udsipc_reader_free(reader: *mut udsipc_reader) {
     });
 }
 
-/// A descriptor for the host's own event loop, which then drives the reader instead of threads: it is readable, level
-/// triggered, when udsipc_reader_dispatch has something to do.
+/// A descriptor for the program's own event loop, which then drives the reader instead of threads of the library. It is
+/// readable (level-triggered) when udsipc_reader_dispatch has work.
 ///
 /// Parameters:
 ///   reader  the reader, not started
@@ -289,72 +338,28 @@ pub unsafe extern "C" fn udsipc_reader_free(reader: *mut udsipc_reader) {
 pub unsafe extern "C" fn udsipc_reader_fd(reader: *const udsipc_reader) -> i32 {
     guard_or(-1, || {
         // SAFETY: the caller passes NULL or a live handle.
-        let reader = unsafe { handle::hold(reader, "reader")? };
+        let reader = unsafe { handle::retain(reader, "reader")? };
         Ok(reader.core.event_fd()?.as_raw_fd())
     })
 }
 
-/// Does what there is to do, on the caller's thread: accept, read, call back. The first call takes the place of start.
+/// Does the reader's work that can be done at once, on the caller's thread: accepts, reads, runs callbacks. The first call
+/// takes the place of start.
 ///
 /// Parameters:
 ///   reader      the reader, not started
-///   timeout_ms  how long to wait in milliseconds if there is nothing to do; 0 does not wait; UDSIPC_WAIT_FOREVER has
-///               no limit
-/// Returns: UDSIPC_OK, also if there was nothing to do; UDSIPC_ERR_WRONG_STATE if the reader has been started;
+///   timeout_ms  how long to wait in milliseconds if there is no work; 0 does not wait; UDSIPC_WAIT_FOREVER has no
+///               limit
+/// Returns: UDSIPC_OK, also if there was no work; UDSIPC_ERR_WRONG_STATE if the reader has been started;
 /// UDSIPC_ERR_STOPPED; UDSIPC_ERR_WOULD_DEADLOCK inside a callback of this reader; UDSIPC_ERR_NULL_POINTER;
 /// UDSIPC_ERR_IO; UDSIPC_ERR_FORKED; UDSIPC_ERR_PANIC.
-/// Threads: any, but one at a time is enough. Callbacks run in this call. Blocking: up to timeout_ms, plus callbacks.
+/// Threads: any; one at a time is enough. Callbacks run in this call. Blocking: up to timeout_ms for work to come, then about 5
+/// ms of work and the callback that runs at their end; the next call does the work that is left.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn udsipc_reader_dispatch(reader: *mut udsipc_reader, timeout_ms: u64) -> udsipc_status {
     guard(|| {
         // SAFETY: the caller passes NULL or a live handle.
-        let reader = unsafe { handle::hold(reader, "reader")? };
-        Ok(reader.core.dispatch(duration(timeout_ms))?)
-    })
-}
-
-/// A number that tells the connections of one reader apart.
-///
-/// Parameters:
-///   connection  what the callback was given
-/// Returns: the number; no two connections of a reader have the same; 0 if connection is NULL.
-/// Threads: inside the callback. Blocking: never.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn udsipc_connection_id(connection: *const udsipc_connection<'_>) -> u64 {
-    guard_or(0, || {
-        // SAFETY: the caller passes NULL or what its callback was given, inside that callback.
-        Ok(unsafe { connection.as_ref() }.ok_or(Failure::NullPointer("connection"))?.0.id())
-    })
-}
-
-/// Who the writer at the other end was when it connected (SO_PEERCRED).
-///
-/// Parameters:
-///   connection  what the callback was given
-///   pid         where its process id is stored: 0 if it lives in another pid namespace; by now it may be another
-///               process
-///   uid         where its effective user id is stored
-///   gid         where its effective group id is stored
-/// Returns: UDSIPC_OK; UDSIPC_ERR_NULL_POINTER if any of the four is NULL; UDSIPC_ERR_IO.
-/// Threads: inside the callback. Blocking: never.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn udsipc_connection_credentials(
-    connection: *const udsipc_connection<'_>,
-    pid: *mut i32,
-    uid: *mut u32,
-    gid: *mut u32,
-) -> udsipc_status {
-    guard(|| {
-        let (pid, uid, gid) = (required(pid, "pid")?, required(uid, "uid")?, required(gid, "gid")?);
-        // SAFETY: the caller passes NULL or what its callback was given, inside that callback.
-        let connection = unsafe { connection.as_ref() }.ok_or(Failure::NullPointer("connection"))?;
-        let credentials = connection.0.credentials()?;
-        // SAFETY: not NULL; writable by the caller's promise.
-        unsafe {
-            pid.write(credentials.pid);
-            uid.write(credentials.uid);
-            gid.write(credentials.gid);
-        }
-        Ok(())
+        let reader = unsafe { handle::retain(reader, "reader")? };
+        Ok(reader.core.dispatch(duration(timeout_ms)).map(drop)?)
     })
 }

@@ -1,11 +1,11 @@
-//! The numbers that C programs see, and their texts.
+//! The status numbers, their texts, and the status of each error of the core.
 
 use std::ffi::CStr;
 
 use crate::error::Error;
 
-/// What a call returns: 0 is success, everything else says why not. Numbers are never reused or changed, and new ones
-/// may appear: treat an unknown number as a failure.
+/// What a call returns: 0 is success, any other number is the reason of a failure. Numbers are never reused or changed. New
+/// numbers may be added: treat an unknown number as a failure.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum udsipc_status {
@@ -13,56 +13,61 @@ pub enum udsipc_status {
     UDSIPC_OK = 0,
     /// A required pointer is NULL.
     UDSIPC_ERR_NULL_POINTER = 1,
-    /// Any other value that is out of its range.
+    /// An argument is out of its range, and no other status fits.
     UDSIPC_ERR_INVALID_ARGUMENT = 2,
-    /// The path is empty, or longer than udsipc_max_socket_path_length().
+    /// The path is empty, longer than udsipc_max_socket_path_length(), or looks like a mistake ("unix:", "~", a line break).
     UDSIPC_ERR_INVALID_SOCKET_PATH = 3,
     /// A timeout or backoff of 0 was given as an option.
     UDSIPC_ERR_INVALID_TIMEOUT = 4,
     /// A queue or buffer size is out of its range.
     UDSIPC_ERR_INVALID_BUFFER_SIZE = 5,
-    /// A reader was asked for without a message callback.
+    /// The message callback of a new reader is NULL.
     UDSIPC_ERR_HANDLER_NULL = 6,
     /// max_accept_errors is above 63.
     UDSIPC_ERR_MAX_ACCEPT_ERRORS_TOO_LARGE = 7,
-    /// The call waits for the handle's callbacks and was made from inside one of them. Nothing has changed.
+    /// The call waits for the handle's callbacks, and was made inside one of them. It has changed nothing.
     UDSIPC_ERR_WOULD_DEADLOCK = 8,
     /// The handle was made by the parent of this process: a child must make its own.
     UDSIPC_ERR_FORKED = 9,
-    /// Dispatch on a started handle, or start on a dispatched one.
+    /// Dispatch was called on a started handle, or start on a dispatched one.
     UDSIPC_ERR_WRONG_STATE = 10,
-    /// The queue is at a limit. The message was not taken and is counted in dropped.
+    /// The queue is at a limit. The message was not accepted, and is counted in dropped.
     UDSIPC_ERR_BUFFER_FULL = 20,
     /// The handle has been stopped.
     UDSIPC_ERR_STOPPED = 21,
     /// The message is larger than max_message_size.
     UDSIPC_ERR_MESSAGE_TOO_LARGE = 22,
-    /// The given time passed first.
+    /// The given time has passed.
     UDSIPC_ERR_TIMEOUT = 23,
-    /// In error callbacks: the reader took nothing for write_timeout. Connection and message are kept.
+    /// In error callbacks: the reader has read nothing for write_timeout_ms. Connection and message are kept.
     UDSIPC_ERR_BACKPRESSURE = 24,
-    /// In error callbacks: the connection broke during a write. The message is sent again on the next one.
+    /// In error callbacks: the connection broke during a write. The message is sent again on the next connection.
     UDSIPC_ERR_NO_CONSUMER = 25,
     /// In error callbacks: nobody listens at the path. The connect is tried again.
     UDSIPC_ERR_NOT_CONNECTED = 26,
-    /// The peer ended in the middle of a frame.
+    /// The peer closed the connection in the middle of a message.
     UDSIPC_ERR_CONNECTION_CLOSED = 27,
-    /// Messages that had been accepted were given up; the metric abandoned says how many.
+    /// Accepted messages were given up (metric abandoned), or may not have been read (metric suspected_lost).
     UDSIPC_ERR_UNDELIVERED = 28,
-    /// The operating system refused; os_errno or udsipc_last_error_message() says why.
+    /// The peer does not take part in acknowledged delivery: it is no reader, or no writer, of this library, or has it off.
+    UDSIPC_ERR_NOT_ACKNOWLEDGED = 29,
+    /// A system call failed; os_errno or udsipc_last_error_message() has the reason.
     UDSIPC_ERR_IO = 40,
-    /// A length prefix that is no varint of 64 bits.
+    /// A length prefix is not a varint of 64 bits.
     UDSIPC_ERR_INVALID_LENGTH_PREFIX = 41,
     /// The message callback returned non-zero.
     UDSIPC_ERR_HANDLER_FAILED = 42,
-    /// A live reader owns the path, or something that is not a socket lies there.
+    /// A live reader listens at the path, or a file that is not a socket lies there.
     UDSIPC_ERR_ADDRESS_IN_USE = 43,
-    /// The file system, or the check of the peer, says no.
+    /// Permission is missing in the file system, or the peer is not allowed (udsipc_reader_options_allow_uid).
     UDSIPC_ERR_PERMISSION_DENIED = 44,
     /// LISTEN_FDS and its companions are set for this process but cannot be used.
     UDSIPC_ERR_SYSTEMD = 45,
     /// Descriptors, threads or memory are used up.
     UDSIPC_ERR_NO_RESOURCES = 46,
+    /// In a reader's error callback: the socket file was removed or replaced. The reader listens there again as soon as no
+    /// other process does; its connections are kept.
+    UDSIPC_ERR_SOCKET_GONE = 47,
     /// A bug in this library. Free the handle; please report the text of udsipc_last_error_message().
     UDSIPC_ERR_PANIC = 90,
 }
@@ -73,7 +78,7 @@ const TEXTS: &[(udsipc_status, &CStr)] = &[
     (UDSIPC_OK, c"success"),
     (UDSIPC_ERR_NULL_POINTER, c"a required pointer is NULL"),
     (UDSIPC_ERR_INVALID_ARGUMENT, c"invalid argument"),
-    (UDSIPC_ERR_INVALID_SOCKET_PATH, c"the socket path is empty or too long"),
+    (UDSIPC_ERR_INVALID_SOCKET_PATH, c"the socket path is empty, too long or malformed"),
     (UDSIPC_ERR_INVALID_TIMEOUT, c"a timeout must be positive"),
     (UDSIPC_ERR_INVALID_BUFFER_SIZE, c"a queue or buffer size is out of range"),
     (UDSIPC_ERR_HANDLER_NULL, c"the message callback is NULL"),
@@ -90,6 +95,7 @@ const TEXTS: &[(udsipc_status, &CStr)] = &[
     (UDSIPC_ERR_NOT_CONNECTED, c"nobody listens at the socket path"),
     (UDSIPC_ERR_CONNECTION_CLOSED, c"the peer ended in the middle of a message"),
     (UDSIPC_ERR_UNDELIVERED, c"accepted messages were given up"),
+    (UDSIPC_ERR_NOT_ACKNOWLEDGED, c"the peer does not take part in acknowledged delivery"),
     (UDSIPC_ERR_IO, c"the operating system refused"),
     (UDSIPC_ERR_INVALID_LENGTH_PREFIX, c"malformed length prefix"),
     (UDSIPC_ERR_HANDLER_FAILED, c"the message callback failed"),
@@ -97,6 +103,7 @@ const TEXTS: &[(udsipc_status, &CStr)] = &[
     (UDSIPC_ERR_PERMISSION_DENIED, c"permission denied"),
     (UDSIPC_ERR_SYSTEMD, c"systemd passed something unusable"),
     (UDSIPC_ERR_NO_RESOURCES, c"descriptors, threads or memory are used up"),
+    (UDSIPC_ERR_SOCKET_GONE, c"the socket file was removed or replaced"),
     (UDSIPC_ERR_PANIC, c"a bug in libudsipc"),
 ];
 
@@ -114,25 +121,28 @@ impl From<&Error> for udsipc_status {
             Error::BufferFull { .. } => UDSIPC_ERR_BUFFER_FULL,
             Error::Stopped => UDSIPC_ERR_STOPPED,
             Error::MessageTooLarge { .. } => UDSIPC_ERR_MESSAGE_TOO_LARGE,
-            Error::Timeout(_) => UDSIPC_ERR_TIMEOUT,
+            Error::Timeout(_) | Error::BacklogFull { .. } => UDSIPC_ERR_TIMEOUT,
             Error::Backpressure(_) => UDSIPC_ERR_BACKPRESSURE,
             Error::NoConsumer(_) => UDSIPC_ERR_NO_CONSUMER,
             Error::NotConnected { .. } => UDSIPC_ERR_NOT_CONNECTED,
             Error::ConnectionClosed { .. } => UDSIPC_ERR_CONNECTION_CLOSED,
             Error::Undelivered(_) => UDSIPC_ERR_UNDELIVERED,
+            Error::NotAcknowledged => UDSIPC_ERR_NOT_ACKNOWLEDGED,
+            Error::Refused { .. } => UDSIPC_ERR_NOT_CONNECTED,
             Error::Io { .. } => UDSIPC_ERR_IO,
             Error::InvalidLengthPrefix => UDSIPC_ERR_INVALID_LENGTH_PREFIX,
-            Error::HandlerFailed => UDSIPC_ERR_HANDLER_FAILED,
+            Error::HandlerFailed(_) => UDSIPC_ERR_HANDLER_FAILED,
             Error::AddressInUse { .. } => UDSIPC_ERR_ADDRESS_IN_USE,
             Error::PermissionDenied { .. } => UDSIPC_ERR_PERMISSION_DENIED,
             Error::Systemd(_) => UDSIPC_ERR_SYSTEMD,
             Error::NoResources { .. } => UDSIPC_ERR_NO_RESOURCES,
+            Error::SocketGone { .. } => UDSIPC_ERR_SOCKET_GONE,
             Error::Panicked => UDSIPC_ERR_PANIC,
         }
     }
 }
 
-/// What `udsipc_strerror` says of a number.
+/// The text of `udsipc_strerror`.
 pub(super) fn text(status: i32) -> &'static CStr {
     let known = TEXTS.iter().find(|(number, _)| *number as i32 == status);
     known.map_or(c"unknown status", |(_, text)| *text)
@@ -146,7 +156,7 @@ mod tests {
     #[test]
     fn every_status_has_one_number_and_a_text_of_its_own() {
         let numbers: BTreeSet<i32> = TEXTS.iter().map(|(status, _)| *status as i32).collect();
-        let expected: BTreeSet<i32> = (0..=10).chain(20..=28).chain(40..=46).chain([90]).collect();
+        let expected: BTreeSet<i32> = (0..=10).chain(20..=29).chain(40..=47).chain([90]).collect();
         assert_eq!(numbers, expected);
         let texts: BTreeSet<&CStr> = TEXTS.iter().map(|(_, text)| *text).collect();
         assert_eq!((texts.len(), TEXTS.len()), (numbers.len(), numbers.len()));
@@ -154,7 +164,7 @@ mod tests {
 
     #[test]
     fn every_number_has_a_text() {
-        for status in [-1, 11, 19, 29, 47, 89, 91, i32::MIN, i32::MAX] {
+        for status in [-1, 11, 19, 30, 48, 89, 91, i32::MIN, i32::MAX] {
             assert_eq!(text(status), c"unknown status", "{status}");
         }
         for (status, known) in TEXTS {

@@ -9,7 +9,8 @@ use super::guard::{Failure, guard, guard_or};
 use super::handle::{self, required};
 use super::status::udsipc_status;
 use crate::error::Error;
-use crate::{path, systemd};
+use crate::sys::fork::NoFork;
+use crate::{claim, path, systemd};
 
 /// The longest socket path that the system takes: 107 bytes on Linux. For an abstract address the "@" counts as one.
 ///
@@ -20,19 +21,21 @@ pub extern "C" fn udsipc_max_socket_path_length() -> usize {
     guard_or(0, || Ok(path::max_socket_path_length()))
 }
 
-/// Where a reader that follows systemd puts its socket: the file name of path in the first directory of
-/// RUNTIME_DIRECTORY if that is set, otherwise path as it is. A program on the writing side uses it to find the path of
-/// a reader in the same service.
+/// The path at which a reader that follows systemd binds its socket: the file name of path in the first directory of
+/// RUNTIME_DIRECTORY; if that variable is not set, path as it is. A writer in the same service finds its reader with this
+/// function.
 ///
 /// Parameters:
 ///   path      a path, or "@name" for an abstract address, which stays as it is
 ///   buffer    where the resolved path is stored, NUL-terminated; NULL together with capacity 0 asks for the size only
 ///   capacity  size of the buffer in bytes
 ///   needed    the size in bytes that the resolved path takes with its NUL; written too when the buffer is too small
-/// Returns: UDSIPC_OK; UDSIPC_ERR_NULL_POINTER; UDSIPC_ERR_INVALID_BUFFER_SIZE if capacity is less than needed, the
-/// buffer is then as it was.
+/// Returns: UDSIPC_OK; UDSIPC_ERR_NULL_POINTER; UDSIPC_ERR_INVALID_SOCKET_PATH if path begins with "unix:", "ipc:" or
+/// "~", or ends in a line break; UDSIPC_ERR_INVALID_BUFFER_SIZE if capacity is less than needed, the buffer is then as it
+/// was.
 /// Ownership: all memory is the caller's.
 /// Threads: any, but none may change the environment meanwhile. Blocking: never.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn udsipc_resolve_socket_path(
     path: *const c_char,
@@ -47,6 +50,7 @@ pub unsafe extern "C" fn udsipc_resolve_socket_path(
         if capacity > 0 {
             required(buffer, "buffer")?;
         }
+        path::check_notation(path)?;
         let resolved = handle::c_path(&path::resolve_socket_path(path));
         let size = resolved.count_bytes() + 1;
         // SAFETY: not NULL; writable by the caller's promise.
@@ -64,8 +68,8 @@ pub unsafe extern "C" fn udsipc_resolve_socket_path(
     })
 }
 
-/// Makes the directory that a socket path needs, and its parents, each with mode 0750 less the umask. What exists is
-/// left as it is. An abstract address needs none. udsipc_reader_new does this by itself.
+/// Makes the directory of a socket path and its parents, each with mode 0750 less the umask. Existing directories are not
+/// changed. An abstract address needs no directory. udsipc_reader_new calls this itself.
 ///
 /// Parameters:
 ///   socket_path  the path of the socket, not of the directory
@@ -77,29 +81,29 @@ pub unsafe extern "C" fn udsipc_ensure_socket_dir(socket_path: *const c_char) ->
     guard(|| {
         // SAFETY: the caller passes NULL or a NUL-terminated string.
         let path = unsafe { handle::path(&socket_path, "socket_path")? };
-        Ok(path::ensure_socket_dir(path)?)
+        Ok(claim::ensure_socket_dir(path)?)
     })
 }
 
-/// Removes a stale socket file: one that nobody listens to. A path without a file, and an abstract address, are clean
-/// already. udsipc_reader_new does this by itself.
+/// Removes a stale socket file: one on which no process listens. A path without a file, or an abstract address, is
+/// UDSIPC_OK. udsipc_reader_new calls this itself.
 ///
 /// Parameters:
 ///   socket_path  the path of the socket
-/// Returns: UDSIPC_OK; UDSIPC_ERR_ADDRESS_IN_USE if a live reader listens there, or if it is no socket: it is left
-/// untouched; UDSIPC_ERR_NULL_POINTER; UDSIPC_ERR_INVALID_SOCKET_PATH; UDSIPC_ERR_PERMISSION_DENIED; UDSIPC_ERR_IO.
-/// Threads: any. Blocking: for file system calls only.
+/// Returns: UDSIPC_OK; UDSIPC_ERR_ADDRESS_IN_USE if a process listens there, or if the file is not a socket: the
+/// file is not touched; UDSIPC_ERR_NULL_POINTER; UDSIPC_ERR_INVALID_SOCKET_PATH; UDSIPC_ERR_PERMISSION_DENIED; UDSIPC_ERR_IO.
+/// Threads: any. Blocking: for file system calls, and for a second at most while another program holds the lock on the
+/// directory.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn udsipc_cleanup_socket(socket_path: *const c_char) -> udsipc_status {
     guard(|| {
         // SAFETY: the caller passes NULL or a NUL-terminated string.
         let path = unsafe { handle::path(&socket_path, "socket_path")? };
-        Ok(path::cleanup_socket(path)?)
+        Ok(claim::cleanup_socket(path)?)
     })
 }
 
-/// Whether systemd started this process in a way that a reader follows: RUNTIME_DIRECTORY, LISTEN_FDS or NOTIFY_SOCKET
-/// is set.
+/// Whether this process seems to run under systemd: RUNTIME_DIRECTORY, LISTEN_FDS or NOTIFY_SOCKET is set.
 ///
 /// Returns: 1 or 0.
 /// Threads: any, but none may change the environment meanwhile. Blocking: never.
@@ -128,17 +132,17 @@ pub extern "C" fn udsipc_systemd_state_dir() -> *const c_char {
     guard_or(c"".as_ptr(), || Ok(interned(systemd::state_dir()).as_ptr()))
 }
 
-/// Tells the service manager something, as sd_notify(3) does. Readers that follow systemd send READY=1 and STOPPING=1
-/// by themselves.
+/// Sends a notification to the service manager, as sd_notify(3) does. Readers that follow systemd send READY=1 and STOPPING=1
+/// themselves.
 ///
 /// Parameters:
 ///   state  "READY=1", "STATUS=...", "WATCHDOG=1", or any other text of sd_notify(3), in UTF-8; several assignments are
 ///          separated by line breaks
-/// Returns: UDSIPC_OK, also if NOTIFY_SOCKET is not set and there is nobody to tell; UDSIPC_ERR_NULL_POINTER;
+/// Returns: UDSIPC_OK, also if NOTIFY_SOCKET is not set and nothing is sent; UDSIPC_ERR_NULL_POINTER;
 /// UDSIPC_ERR_INVALID_ARGUMENT if the text is empty or no UTF-8; UDSIPC_ERR_IO, UDSIPC_ERR_PERMISSION_DENIED or
-/// UDSIPC_ERR_NO_RESOURCES if it could not be sent. A service does well to go on then.
-/// Threads: any, but none may change the environment meanwhile. Blocking: at most 100 milliseconds, while the service
-/// manager's queue is full.
+/// UDSIPC_ERR_NO_RESOURCES if it could not be sent; a service should go on then.
+/// Threads: any, but none may change the environment meanwhile. Blocking: never; a service manager whose queue is full is
+/// UDSIPC_ERR_IO.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn udsipc_systemd_notify(state: *const c_char) -> udsipc_status {
     guard(|| {
@@ -150,11 +154,14 @@ pub unsafe extern "C" fn udsipc_systemd_notify(state: *const c_char) -> udsipc_s
     })
 }
 
-/// A text that lives for ever. The environment of a service does not change, so the set holds one or two entries.
+/// A C string that is never freed, the same one for the same path. The environment of a service does not change, so the set
+/// holds one or two entries.
 fn interned(path: Option<PathBuf>) -> &'static CStr {
     static SEEN: Mutex<BTreeSet<&'static CStr>> = Mutex::new(BTreeSet::new());
     let Some(path) = path else { return c"" };
     let path: CString = handle::c_path(&path);
+    // A forked child must not inherit the lock locked.
+    let _no_fork = NoFork::enter();
     let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = seen.get(path.as_c_str()) {
         return known;

@@ -1,10 +1,10 @@
-//! What the library says of itself.
+//! Version and constants.
 
 use std::ffi::{CStr, c_char};
 
 use super::guard::guard_or;
 
-/// As a waiting time: no limit. As an option: never.
+/// No limit: as a waiting time, the call waits for ever; as an option, the time never ends.
 pub const UDSIPC_WAIT_FOREVER: u64 = u64::MAX;
 
 const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
@@ -12,8 +12,8 @@ const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_V
     Err(_) => c"",
 };
 
-/// The version of the library that is loaded, which may be newer than the header that a program was built with: compare
-/// with UDSIPC_VERSION_STRING.
+/// The version of the loaded library. It may be newer than the header with which the program was built, whose version is
+/// UDSIPC_VERSION_STRING.
 ///
 /// Returns: "MAJOR.MINOR.PATCH", never NULL.
 /// Ownership: static text, valid for ever; do not free it.

@@ -1,184 +1,344 @@
 //! One connection: turn by turn until it ends without loss.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
+use crate::adaptive_spin::AdaptiveSpin;
+use crate::delivery::record::End;
 use crate::error::{Context, Error};
-use crate::patience::Patience;
+use crate::sys::descriptor::Descriptor;
 use crate::sys::lock::Mutex;
 use crate::sys::socket;
 
-use super::Connection;
-use super::hands::{Rules, Turn};
-use super::intake::{CutFrame, Intake, Read};
-use super::lane::Lane;
+use super::account::Account;
+use super::budget::{Budget, TurnStatus};
+use super::clock::{Clock, Nanos};
+use super::deliver::{Delivery, OnFailure, Rest};
+use super::frame_reader::{CutFrame, Leftover, TurnInput};
+use super::read_buffers::ReadBuffer;
+use super::source::{Peeked, Received, Source};
+use super::{Handler, Peer};
 
-/// A busy connection gives its thread free after this much or this long, so that others are served.
-const TURN_BYTES: usize = 1 << 20;
-const TURN_TIME: Duration = Duration::from_millis(5);
-/// A turn that read this much is worth another look or a few.
+/// A turn that has read this much is worth some polls for more.
 const BUSY: usize = 16 << 10;
 
 /// Why the reader itself ends a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Ended {
-    No = 0,
-    Idle = 1,
+pub(super) enum EndedFor {
+    Nothing = 0,
+    Inactivity = 1,
     Stop = 2,
+}
+
+/// How a turn ended.
+#[derive(Debug)]
+pub(super) enum TurnEnd {
+    /// Wait for more, or for the next turn.
+    More,
+    /// The end, as it should be.
+    Closed,
+    /// The end because of what came, or did not come.
+    Failed(Error, Context),
+    /// The end because a stop was cut short.
+    Cancelled { unread: bool },
+}
+
+/// What the turns of all connections have in common.
+#[derive(Clone, Copy)]
+pub(super) struct TurnContext<'a> {
+    pub(super) handler: &'a Handler,
+    pub(super) max_message_size: u64,
+    pub(super) on_failure: &'a dyn OnFailure,
+    pub(super) clock: &'a Clock,
 }
 
 /// One accepted connection.
 #[derive(Debug)]
-pub(crate) struct Slot {
-    pub(crate) id: u64,
-    pub(crate) fd: OwnedFd,
+pub(super) struct Connection {
+    pub(super) id: u64,
+    /// Before the state, so that it is closed when the slot of the account is given back.
+    pub(super) fd: Descriptor,
     state: Mutex<State>,
-    ended: AtomicU8,
+    /// No turn follows. Read and written under the lock of the state; outside of it, where there is room for a byte.
+    closed: AtomicBool,
+    ended_for: AtomicU8,
     /// A thread serves it.
     busy: AtomicBool,
-    /// When it was last served, in nanoseconds since the reader was made.
+    /// When it was last served.
     active_at: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    cut: CutFrame,
-    closed: bool,
+    held: Leftover,
+    /// For a writer with a name. In memory of its own, since a connection of another peer has none.
+    account: Option<Box<Account>>,
 }
 
-impl Slot {
-    pub(crate) fn new(id: u64, fd: OwnedFd, now: u64) -> Slot {
-        Slot {
+/// The memory that an idle connection takes, without an account. malloc(3) gives it 112 bytes with the counts of its `Arc`.
+const _: () = assert!(size_of::<Connection>() <= 88);
+
+impl Connection {
+    pub(super) fn new(id: u64, fd: Descriptor, account: Option<Account>, now: Nanos) -> Connection {
+        Connection {
             id,
             fd,
-            state: Mutex::default(),
-            ended: AtomicU8::new(Ended::No as u8),
+            state: Mutex::new(State { held: Leftover::default(), account: account.map(Box::new) }),
+            closed: AtomicBool::new(false),
+            ended_for: AtomicU8::new(EndedFor::Nothing as u8),
             busy: AtomicBool::new(false),
             active_at: AtomicU64::new(now),
         }
     }
 
-    /// Ends the connection from this side: what is queued stays readable, and the writer's next send is EPIPE, so that it
-    /// sends that frame again on its next connection (`unix_stream_sendmsg`). The end of the stream then comes as an event.
-    pub(crate) fn end(&self, why: Ended) {
-        let first = self.ended.compare_exchange(Ended::No as u8, why as u8, Ordering::SeqCst, Ordering::SeqCst);
-        if first.is_ok() || why == Ended::Stop {
+    /// Ends the connection from this side: what is queued stays readable, and the writer's next send is EPIPE, so that
+    /// it sends that frame again on its next connection (`unix_stream_sendmsg`). The end of the stream then comes as an
+    /// event.
+    pub(super) fn end(&self, why: EndedFor) {
+        let nothing = EndedFor::Nothing as u8;
+        let first = self.ended_for.compare_exchange(nothing, why as u8, Ordering::SeqCst, Ordering::SeqCst);
+        if first.is_ok() || why == EndedFor::Stop {
             let _ = socket::shutdown_read(self.fd.as_fd());
         }
     }
 
-    pub(crate) fn ended(&self) -> Ended {
-        match self.ended.load(Ordering::SeqCst) {
-            0 => Ended::No,
-            1 => Ended::Idle,
-            _ => Ended::Stop,
+    pub(super) fn ended_for(&self) -> EndedFor {
+        match self.ended_for.load(Ordering::SeqCst) {
+            0 => EndedFor::Nothing,
+            1 => EndedFor::Inactivity,
+            _ => EndedFor::Stop,
         }
     }
 
     /// How long it has been silent, if nobody serves it and nothing waits to be read.
-    pub(crate) fn silent_for(&self, now: u64) -> Option<Duration> {
-        let look = || (!self.busy.load(Ordering::SeqCst)).then(|| self.active_at.load(Ordering::SeqCst));
-        let before = look()?;
+    pub(super) fn silent_for(&self, now: Nanos) -> Option<Nanos> {
+        let idle_since = || (!self.busy.load(Ordering::SeqCst)).then(|| self.active_at());
+        let before = idle_since()?;
         if self.has_unread() {
             return None;
         }
         // A turn that began in between has read what was there.
-        (look()? == before).then(|| Duration::from_nanos(now.saturating_sub(before)))
+        (idle_since()? == before).then(|| now.saturating_sub(before))
     }
 
-    pub(crate) fn active_at(&self) -> u64 {
+    pub(super) fn active_at(&self) -> Nanos {
         self.active_at.load(Ordering::SeqCst)
     }
 
-    /// Reads and hands out what is there, within the bounds of a turn. `None`: it has been closed already.
-    pub(crate) fn serve(&self, lane: &mut Lane, rules: Rules<'_>, clock: impl Fn() -> u64) -> Option<Turn> {
+    /// Reads and hands out what is there, within the budget. `None`: it has been closed already.
+    pub(super) fn serve(
+        &self,
+        lent: &mut ReadBuffer,
+        context: TurnContext<'_>,
+        budget: &mut Budget<'_>,
+    ) -> Option<TurnEnd> {
         let mut state = self.state.lock();
-        if state.closed {
+        if self.closed.load(Ordering::Relaxed) {
             return None;
         }
         self.busy.store(true, Ordering::SeqCst);
-        let turn = self.turn(&mut state, lane, rules);
-        state.closed = !matches!(turn, Turn::More);
-        self.active_at.store(clock(), Ordering::SeqCst);
+        let end = self.turn(&mut state, lent, context, budget);
+        self.closed.store(!matches!(end, TurnEnd::More), Ordering::Relaxed);
+        self.active_at.store(context.clock.now(), Ordering::SeqCst);
         self.busy.store(false, Ordering::SeqCst);
-        Some(turn)
+        Some(end)
     }
 
     /// Closes it if nobody serves it. `Some(true)`: something was left unread.
-    pub(crate) fn close_unserved(&self) -> Option<bool> {
-        let mut state = self.state.try_lock()?;
-        if state.closed {
+    pub(super) fn close_unserved(&self) -> Option<bool> {
+        let _held = self.state.try_lock()?;
+        if self.closed.swap(true, Ordering::Relaxed) {
             return None;
         }
-        state.closed = true;
         Some(self.has_unread())
     }
 
+    /// Tells a writer with a name how its connection ends. For one that is closed: its state is held for moments only.
+    pub(super) fn tell_end(&self, end: End) {
+        if let Some(account) = &mut self.state.lock().account {
+            account.close(self.fd.as_fd(), end);
+        }
+    }
+
     fn has_unread(&self) -> bool {
-        socket::has_unread(self.fd.as_fd())
+        has_unread(&self.fd.as_fd())
     }
 
-    fn turn(&self, state: &mut State, lane: &mut Lane, rules: Rules<'_>) -> Turn {
-        let began = Instant::now();
-        let connection = Connection { id: self.id, fd: self.fd.as_fd() };
-        let alone = std::mem::replace(&mut lane.last, self.id) == self.id;
-        let mut intake = Intake::resume(&mut state.cut, lane);
-        let mut taken = 0;
-        let turn = loop {
-            if rules.forced.load(Ordering::Relaxed) {
-                break Turn::Cut(self.has_unread());
-            }
-            let got = match intake.read(self.fd.as_fd(), taken == 0) {
-                Ok(Read::Bytes(got)) => got,
-                Ok(Read::Nothing) => break Turn::More,
-                Ok(Read::End) => break self.at_the_end(&intake, taken == 0),
-                Err(error) => break Turn::Failed(Error::from_os("receive", error), intake.context()),
-            };
-            taken += got;
-            if let Err(turn) = intake.deliver(connection, rules) {
-                break turn;
-            }
-            match intake.take_seen(self.fd.as_fd()) {
-                Ok(_) if taken >= TURN_BYTES || began.elapsed() >= TURN_TIME => break Turn::More,
-                Ok(true) if !(alone && self.more_comes(taken, intake.patience)) => break Turn::More,
-                Ok(_) => {}
-                Err(error) => break Turn::Failed(Error::from_os("receive", error), intake.context()),
-            }
-        };
-        if !intake.used_large {
-            *intake.large = Vec::new(); // none came lately: give the memory back
-        }
-        match turn {
-            Turn::More => match intake.suspend() {
-                Ok(()) => Turn::More,
-                Err(error) => Turn::Failed(Error::from_os("memory for a cut frame", error), intake.context()),
+    fn turn(
+        &self,
+        state: &mut State,
+        lent: &mut ReadBuffer,
+        context: TurnContext<'_>,
+        budget: &mut Budget<'_>,
+    ) -> TurnEnd {
+        let same_as_before = std::mem::replace(&mut lent.last_connection, self.id) == self.id;
+        let ReadBuffer { memory, tally, spin, pace, .. } = lent;
+        let State { held, account, .. } = state;
+        let delivery = Delivery {
+            peer: Peer {
+                id: self.id,
+                fd: self.fd.as_fd(),
+                writer: account.as_ref().map(|account| account.writer_id()),
+                sequence: 0,
             },
-            end => end,
-        }
-    }
-
-    /// Nothing is left. On a busy connection more comes in a moment: to look again is cheaper than to sleep, for the writer
-    /// too, which would have to wake us, and another thread is not woken in our place. Others who want the processor get
-    /// it meanwhile. Only if this connection was the one that was served before: else others are busy, and come next.
-    fn more_comes(&self, taken: usize, patience: &mut Patience) -> bool {
-        taken >= BUSY && patience.try_to_find(|| self.has_unread())
+            handler: context.handler,
+            max_message_size: context.max_message_size,
+            tally,
+            on_failure: context.on_failure,
+            clock: context.clock,
+        };
+        let frames = TurnInput::resume(held, memory);
+        let spin = same_as_before.then_some(spin);
+        let source = self.fd.as_fd();
+        *budget.pace() = *pace;
+        let turn = Turn {
+            connection: self,
+            source,
+            frames,
+            delivery,
+            account: account.as_deref_mut(),
+            budget: &mut *budget,
+            spin,
+            read: 0,
+            interrupted: false,
+        };
+        let end = turn.run();
+        *pace = *budget.pace();
+        end
     }
 
     /// The stream is over. A cut frame is the writer's failure, or will be sent again if it was we who ended it.
     /// `stalled`: nothing had come since the last turn.
-    fn at_the_end(&self, intake: &Intake<'_>, stalled: bool) -> Turn {
-        let (got, expected) = intake.arrived();
-        match self.ended() {
-            Ended::Stop => Turn::End,
-            Ended::Idle if expected == 0 || !stalled => Turn::End,
-            Ended::Idle => Turn::Failed(Error::Timeout("the rest of a message did not come"), Context::Payload),
-            Ended::No if got == 0 => Turn::End,
-            Ended::No => {
-                let error = Error::ConnectionClosed { got: got as u64, expected: expected as u64 };
-                Turn::Failed(error, intake.context())
+    fn at_the_end(&self, frames: &TurnInput<'_>, stalled: bool) -> TurnEnd {
+        let (got, expected) = match (frames.cut_frame(), self.ended_for()) {
+            (None, _) | (_, EndedFor::Stop) => return TurnEnd::Closed,
+            (Some(CutFrame::Payload { .. }), EndedFor::Inactivity) if stalled => {
+                let error = Error::Timeout("the rest of a message did not come");
+                return TurnEnd::Failed(error, Context::Payload);
+            }
+            (_, EndedFor::Inactivity) => return TurnEnd::Closed,
+            (Some(CutFrame::Prefix { got }), EndedFor::Nothing) => (got, 0),
+            (Some(CutFrame::Payload { got, expected }), EndedFor::Nothing) => (got, expected),
+        };
+        TurnEnd::Failed(Error::ConnectionClosed { got, expected }, frames.context())
+    }
+}
+
+/// One turn.
+struct Turn<'t, 'b, S> {
+    connection: &'t Connection,
+    source: S,
+    frames: TurnInput<'t>,
+    delivery: Delivery<'t>,
+    account: Option<&'t mut Account>,
+    budget: &'t mut Budget<'b>,
+    /// How to wait a little for more. Only if this connection was the last one to be served: else others are busy, and
+    /// come next.
+    spin: Option<&'t mut AdaptiveSpin>,
+    /// So many bytes so far.
+    read: usize,
+    /// The turn ended before all frames were handled.
+    interrupted: bool,
+}
+
+impl<S: Source> Turn<'_, '_, S> {
+    fn run(mut self) -> TurnEnd {
+        let end = self.steps().unwrap_or_else(|error| self.failed(error));
+        if !matches!(end, TurnEnd::More) {
+            self.frames.end();
+            return end;
+        }
+        match self.frames.suspend(self.interrupted) {
+            Ok(()) => TurnEnd::More,
+            Err(error) => TurnEnd::Failed(Error::from_os("memory for a cut message", error), Context::Payload),
+        }
+    }
+
+    fn failed(&self, error: io::Error) -> TurnEnd {
+        let memory = error.kind() == io::ErrorKind::OutOfMemory;
+        let action = if memory { "memory for a large message" } else { "receive" };
+        TurnEnd::Failed(Error::from_os(action, error), self.frames.context())
+    }
+
+    fn steps(&mut self) -> io::Result<TurnEnd> {
+        if let Some(end) = self.ended(self.budget.check(self.delivery.clock.now())) {
+            self.interrupted = true;
+            return Ok(end);
+        }
+        if self.frames.has_unhandled()
+            && let Some(end) = self.deliver(Peeked::NONE)?
+        {
+            return Ok(end);
+        }
+        loop {
+            if let Some(end) = self.read_and_deliver()? {
+                return Ok(end);
             }
         }
     }
+
+    fn read_and_deliver(&mut self) -> io::Result<Option<TurnEnd>> {
+        let first = self.read == 0;
+        let (count, peeked) = match self.frames.read(&self.source, first) {
+            Ok(Received::Bytes { count, peeked }) => (count, peeked),
+            Ok(Received::Nothing) => return Ok(Some(TurnEnd::More)),
+            Ok(Received::End) => return Ok(Some(self.connection.at_the_end(&self.frames, first))),
+            // The writer has closed its socket over a record that it had not read. All that it had sent came before.
+            Err(error) if self.account.is_some() && error.kind() == io::ErrorKind::ConnectionReset => {
+                return Ok(Some(self.connection.at_the_end(&self.frames, first)));
+            }
+            Err(error) => return Err(error),
+        };
+        self.read += count;
+        let was_all = peeked.is_all();
+        if let Some(end) = self.deliver(peeked)? {
+            return Ok(Some(end));
+        }
+        let status = self.budget.after_read(count, self.delivery.clock.now());
+        Ok(self.ended(status).or_else(|| (was_all && !self.more_comes()).then_some(TurnEnd::More)))
+    }
+
+    /// Hands out what is whole, and takes what of that was only peeked at.
+    fn deliver(&mut self, peeked: Peeked) -> io::Result<Option<TurnEnd>> {
+        let account = self.account.as_deref_mut();
+        let delivered = self.delivery.deliver(self.frames.bytes(), self.budget, account);
+        let status = match delivered.rest {
+            Rest::Cut(need) => {
+                self.frames.consume_whole(delivered.used, need)?;
+                self.frames.take(peeked, &self.source)?;
+                return Ok(None);
+            }
+            Rest::Refused(error, context) => return Ok(Some(TurnEnd::Failed(error, context))),
+            Rest::Interrupted(status) => status,
+        };
+        self.interrupted = true;
+        self.frames.consume(delivered.used);
+        self.frames.take_handled(peeked, &self.source)?;
+        Ok(self.ended(status))
+    }
+
+    fn ended(&self, status: TurnStatus) -> Option<TurnEnd> {
+        match status {
+            TurnStatus::Continue => None,
+            TurnStatus::TurnOver => Some(TurnEnd::More),
+            TurnStatus::Cancelled => Some(TurnEnd::Cancelled { unread: has_unread(&self.source) }),
+        }
+    }
+
+    /// Nothing is left. On a busy connection more comes in a moment: polling is cheaper than a sleep and a wake-up, for
+    /// the writer too, and no other thread is woken in place of this one.
+    fn more_comes(&mut self) -> bool {
+        let source = &self.source;
+        self.read >= BUSY && self.spin.as_mut().is_some_and(|spin| spin.spin_until(|| has_unread(source)))
+    }
 }
+
+/// Frames that a turn left unhandled keep a byte in the kernel: see `frame_reader`.
+fn has_unread(source: &impl Source) -> bool {
+    source.readable().is_ok_and(|bytes| bytes > 0)
+}
+
+#[cfg(test)]
+mod tests;

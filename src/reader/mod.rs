@@ -1,16 +1,19 @@
 //! The receiving side: what a caller holds.
 //!
-//! - `listener`: the socket, ours or systemd's, and who may come in
-//! - `connection`: one connection: turn by turn until it ends without loss
-//! - `intake`: its bytes between the socket and the callback
-//! - `hands`: whole frames on their way into the callback
-//! - `lane`: the buffer and the counters that a serving thread works with
-//! - `table`: the open connections and their silence
-//! - `turnstile`: callbacks that must not overlap, in their order
-//! - `offenders`: peers that send what cannot be taken
-//! - `shared`: the state of all that, and what can be read off it
-//! - `accept`, `dispatch`, `pool`, `stop`: what happens with it: connections come, events are served, by threads or the
-//!   host, and everything ends
+//! - `event_loop`: passes events to their owners; `serve`: a connection's turns and its end; `status`: metrics and
+//!   description
+//! - `acceptor`: accept, admit, refuse, pause when short of descriptors; `listener`: the socket, bound here or passed
+//!   in; `presence`: what to do when its file is removed
+//! - `worker_pool`: threads, as many as callbacks need
+//! - `connections`: all of them, by id and by when they were last active; `connection`: one, turn by turn
+//! - `source`: a connection's bytes; `frame_reader`: bytes to frames; `deliver`: frames to the callback; `budget`: how
+//!   long a turn may take
+//! - `handler`: the callback and what it returns; `peer`: who a message came from
+//! - `read_buffers`: memory lent to turns; `throttle`: delays peers that send malformed frames; `report`: errors to the error
+//!   callback
+//! - `account`: how far a connection has been handled, for a writer that wants to know; `ledger`: where that stands
+//! - `drain`: the state of a stop; `stop`: a stop carried out
+//! - `ticket_lock`: a fair lock for callbacks that must not overlap; `clock`: time as a number
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -18,192 +21,309 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::event_source::{EventSource, HostDriven};
 use crate::lifecycle::Lifecycle;
-use crate::metrics::ReaderMetrics;
+use crate::metrics::{ReaderMetrics, prometheus};
 use crate::options::ReaderOptions;
-use crate::sys::socket;
 
-mod accept;
+mod acceptor;
+mod account;
+mod budget;
+mod clock;
 mod connection;
-mod dispatch;
-mod hands;
-mod intake;
-mod lane;
+mod connections;
+mod deliver;
+mod drain;
+mod event_loop;
+mod frame_reader;
+mod handler;
+mod ledger;
 mod listener;
-mod offenders;
-mod pool;
-mod shared;
+mod peer;
+mod presence;
+mod read_buffers;
+mod report;
+mod serve;
+mod source;
+mod status;
 mod stop;
-mod table;
-mod turnstile;
+mod throttle;
+mod ticket_lock;
+mod worker_pool;
 
-use shared::Shared;
+pub(crate) use deliver::MAX_CALLBACK_MESSAGES;
+use event_loop::EventLoop;
+use handler::Handler;
+pub use handler::HandlerResult;
+pub(crate) use handler::{Failure, ReturnedNonZero};
+pub use peer::{Credentials, Peer};
 
 /// Accepts many writers at a path and hands each message to a callback.
 ///
-/// All methods may be called from any thread. Dropping a running reader stops it at once; call [`Reader::stop`] first to
-/// receive what writers have already sent.
+/// All methods may be called from any thread. Dropping a running reader stops it within the time of
+/// [`ReaderOptions::linger`]; call [`Reader::stop`] first to give it more time and to hear how it ended.
+///
+/// ```
+/// use std::time::Duration;
+/// use udsipc::{Reader, ReaderOptions};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("events.sock");
+/// let reader = Reader::new(&path, |message, _| println!("{} bytes", message.len()), ReaderOptions::new())?;
+/// reader.start()?;
+/// println!("{}", reader.describe());
+/// // Until it is time to end:
+/// reader.stop(Duration::from_secs(5))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a reader that is dropped is stopped"]
 pub struct Reader {
-    shared: Arc<Shared>,
-}
-
-/// The peer that a message came from. Valid during the callback.
-#[derive(Debug, Clone, Copy)]
-pub struct Connection<'a> {
-    id: u64,
-    fd: BorrowedFd<'a>,
-}
-
-/// Who a peer was when it connected (`SO_PEERCRED`, unix(7)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Credentials {
-    /// The process; 0 if it lives in another pid namespace.
-    pub pid: i32,
-    /// Its effective user.
-    pub uid: u32,
-    /// Its effective group.
-    pub gid: u32,
-}
-
-impl Connection<'_> {
-    /// A number that no other connection of the same reader has.
-    pub fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// Who connected.
-    pub fn credentials(&self) -> Result<Credentials> {
-        let (pid, uid, gid) =
-            socket::peer_credentials(self.fd).map_err(|error| Error::from_os("the peer's credentials", error))?;
-        Ok(Credentials { pid, uid, gid })
-    }
-}
-
-/// What a message callback returns for "failed": counted, reported, and the next message follows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HandlerFailed;
-
-type EachHandler = dyn Fn(&[u8], &Connection<'_>) -> std::result::Result<(), HandlerFailed> + Send + Sync;
-type BatchHandler = dyn Fn(&[&[u8]], &Connection<'_>) -> usize + Send + Sync;
-
-/// The callback.
-enum Handler {
-    Each(Box<EachHandler>),
-    Batch(Box<BatchHandler>),
-}
-
-impl fmt::Debug for Handler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Handler::Each(_) => "Each",
-            Handler::Batch(_) => "Batch",
-        })
-    }
+    event_loop: Arc<EventLoop>,
 }
 
 impl Reader {
     /// Binds and listens at `path`, or takes the socket that systemd has passed. Writers can connect from now on;
-    /// `on_message` is called for each message once the reader is started or dispatched.
+    /// `on_message` is called for each message once the reader is started or dispatched. It returns nothing, or a `Result`
+    /// ([`HandlerResult`]).
     ///
     /// Calls for one connection are made in order and one at a time; calls for different connections overlap.
-    pub fn new<F>(path: impl AsRef<Path>, on_message: F, options: ReaderOptions) -> Result<Reader>
+    ///
+    /// # Errors
+    ///
+    /// An option out of its range; [`Error::InvalidSocketPath`]; [`Error::AddressInUse`] if a live reader listens at the path;
+    /// [`Error::Systemd`]; or the operating system's error.
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use udsipc::{Reader, ReaderOptions};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("events.sock");
+    /// let (messages, received) = mpsc::channel();
+    /// let reader = Reader::new(&path, move |message, _| messages.send(message.to_vec()), ReaderOptions::new())?;
+    /// reader.start()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// [`Error::InvalidSocketPath`]: crate::Error::InvalidSocketPath
+    /// [`Error::AddressInUse`]: crate::Error::AddressInUse
+    /// [`Error::Systemd`]: crate::Error::Systemd
+    pub fn new<F, R>(path: impl AsRef<Path>, on_message: F, options: ReaderOptions) -> Result<Reader>
     where
-        F: Fn(&[u8], &Connection<'_>) -> std::result::Result<(), HandlerFailed> + Send + Sync + 'static,
+        F: Fn(&[u8], &Peer<'_>) -> R + Send + Sync + 'static,
+        R: HandlerResult,
     {
-        Self::open(path.as_ref(), Handler::Each(Box::new(on_message)), options)
+        let each = move |message: &[u8], peer: &Peer<'_>| on_message(message, peer).into_result();
+        Self::open(path.as_ref(), Handler::Each(Box::new(each)), options)
     }
 
-    /// As [`Reader::new`] with many messages of one connection in each call, in order, 256 at most. The callback returns
-    /// how many it handled well: the one at that index counts as failed, and it is called again for those behind it.
+    /// As [`Reader::new`] with many messages of one connection in each call, in order, 256 at most. The callback
+    /// returns how many it handled well: the one at that index counts as failed, and it is called again for those
+    /// behind it.
+    ///
+    /// ```
+    /// use udsipc::{Peer, Reader, ReaderOptions};
+    ///
+    /// let on_messages = |messages: &[&[u8]], _: &Peer<'_>| {
+    ///     println!("{} messages", messages.len());
+    ///     messages.len()
+    /// };
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("events.sock");
+    /// let reader = Reader::new_batched(&path, on_messages, ReaderOptions::new())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new_batched<F>(path: impl AsRef<Path>, on_messages: F, options: ReaderOptions) -> Result<Reader>
     where
-        F: Fn(&[&[u8]], &Connection<'_>) -> usize + Send + Sync + 'static,
+        F: Fn(&[&[u8]], &Peer<'_>) -> usize + Send + Sync + 'static,
     {
         Self::open(path.as_ref(), Handler::Batch(Box::new(on_messages)), options)
     }
 
     fn open(path: &Path, handler: Handler, options: ReaderOptions) -> Result<Reader> {
-        Ok(Reader { shared: Arc::new(Shared::open(path, handler, options)?) })
+        options.check()?;
+        Ok(Reader { event_loop: Arc::new(EventLoop::open(path, handler, options)?) })
     }
 
     /// Starts the reader's threads and tells systemd `READY=1`. Calling it again does nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoResources`](crate::Error::NoResources) if no thread can be started;
+    /// [`Error::WrongState`](crate::Error::WrongState) if the program drives it ([`Reader::event_source`]);
+    /// [`Error::Stopped`](crate::Error::Stopped); [`Error::Forked`](crate::Error::Forked).
+    ///
+    /// ```
+    /// # use udsipc::{Reader, ReaderOptions};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("events.sock");
+    /// let reader = Reader::new(&path, |message, _| println!("{message:?}"), ReaderOptions::new())?;
+    /// reader.start()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn start(&self) -> Result<()> {
         self.check_fork()?;
-        self.shared.start()
+        self.event_loop.start()
     }
 
     /// Takes no new connections, receives what writers have already sent, waits for running callbacks, and returns.
-    /// [`Error::Timeout`] if something had to be left unread when `timeout` had passed. Later calls return what the first
-    /// one returned.
+    /// Later calls return what the first one returned.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`](crate::Error::Timeout) if something had to be left unread when `timeout` had passed;
+    /// [`Error::WouldDeadlock`](crate::Error::WouldDeadlock) inside one of its callbacks;
+    /// [`Error::Forked`](crate::Error::Forked).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use udsipc::{Reader, ReaderOptions};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("events.sock");
+    /// let reader = Reader::new(&path, |message, _| println!("{message:?}"), ReaderOptions::new())?;
+    /// reader.start()?;
+    /// reader.stop(Duration::from_secs(5))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stop(&self, timeout: Duration) -> Result<()> {
         self.check_fork()?;
         self.lifecycle().refuse_in_callback("stop")?;
-        self.shared.stop(timeout)
+        self.event_loop.stop(timeout)
     }
 
     /// What the reader has done so far.
+    ///
+    /// ```
+    /// # use udsipc::{Reader, ReaderOptions};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("events.sock");
+    /// let reader = Reader::new(&path, |message, _| println!("{message:?}"), ReaderOptions::new())?;
+    /// assert_eq!(reader.metrics().active_connections, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn metrics(&self) -> ReaderMetrics {
-        self.shared.metrics()
+        self.event_loop.metrics()
     }
 
     /// Where writers find the reader: the path after resolution, or that of the passed socket.
+    ///
+    /// ```
+    /// # use udsipc::{Reader, ReaderOptions};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("events.sock");
+    /// let reader = Reader::new(&path, |message, _| println!("{message:?}"), ReaderOptions::new())?;
+    /// assert_eq!(reader.socket_path(), path);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn socket_path(&self) -> &Path {
-        self.shared.path()
+        self.event_loop.path()
     }
 
-    /// The descriptor that a host's event loop watches: level-triggered, readable when [`Reader::dispatch`] has work.
-    pub fn event_fd(&self) -> Result<BorrowedFd<'_>> {
+    /// The reader in an event loop of the program, in place of [`Reader::start`]: without a thread of the library.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forked`](crate::Error::Forked).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use udsipc::{Reader, ReaderOptions};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("events.sock");
+    /// let reader = Reader::new(&path, |message, _| println!("{message:?}"), ReaderOptions::new())?;
+    /// let source = reader.event_source()?;
+    /// // Whenever its descriptor is readable:
+    /// source.dispatch(Duration::ZERO)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn event_source(&self) -> Result<EventSource> {
         self.check_fork()?;
-        Ok(self.shared.event_fd())
+        Ok(EventSource::new(Arc::clone(&self.event_loop)))
     }
 
-    /// Waits up to `timeout` for work, does what is there, and returns. Callbacks run in this call. For a reader that is
-    /// not started.
-    pub fn dispatch(&self, timeout: Duration) -> Result<()> {
-        self.check_fork()?;
-        // The handle may be dropped in a callback of this very call.
-        let shared = Arc::clone(&self.shared);
-        self.lifecycle().refuse_in_callback("dispatch")?;
-        shared.dispatch((timeout != Duration::MAX).then_some(timeout))
+    /// The counters in the text format of Prometheus, version 0.0.4. `labels` is empty, or what stands between the braces:
+    /// `pipe="events"`.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir()?;
+    /// let reader = udsipc::Reader::new(
+    ///     directory.path().join("events.sock"),
+    ///     |_: &[u8], _: &udsipc::Peer<'_>| {},
+    ///     udsipc::ReaderOptions::new(),
+    /// )?;
+    /// let text = reader.metrics_prometheus(r#"pipe="events""#)?;
+    /// assert!(text.contains("udsipc_reader_received_total{pipe=\"events\"} 0\n"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](crate::Error::InvalidArgument) for labels with which the text would not parse.
+    pub fn metrics_prometheus(&self, labels: &str) -> Result<String> {
+        prometheus::reader(&self.metrics(), labels)
     }
 
     /// One line for a log: where it listens, and what systemd gave.
+    ///
+    /// ```
+    /// # use udsipc::{Reader, ReaderOptions};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("events.sock");
+    /// let reader = Reader::new(&path, |message, _| println!("{message:?}"), ReaderOptions::new())?;
+    /// assert!(reader.describe().contains("events.sock"), "{}", reader.describe());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn describe(&self) -> String {
-        self.shared.describe()
+        self.event_loop.describe()
+    }
+
+    /// The descriptor for the C API.
+    pub(crate) fn event_fd(&self) -> Result<BorrowedFd<'_>> {
+        self.check_fork()?;
+        Ok(self.event_loop.event_fd())
+    }
+
+    /// See [`EventSource::dispatch`].
+    pub(crate) fn dispatch(&self, timeout: Duration) -> Result<bool> {
+        EventLoop::dispatch(&self.event_loop, timeout)
     }
 
     /// Fails if the reader was made by the parent of this process.
-    pub fn check_fork(&self) -> Result<()> {
-        if self.shared.is_ours() { Ok(()) } else { Err(Error::Forked) }
+    pub(crate) fn check_fork(&self) -> Result<()> {
+        self.event_loop.check_fork()
     }
 
-    /// A forced stop: what has not been received stays unread.
+    /// The end of the handle: a stop; inside one of its own callbacks, where that would wait for itself, less than
+    /// that; and in a forked child nothing, since the handle is the parent's.
     pub(crate) fn end(&self) {
-        if self.check_fork().is_err() || self.lifecycle().in_callback() {
-            return self.abandon();
-        }
-        let _ = self.shared.stop(Duration::ZERO);
-    }
-
-    /// Ends without waiting, and calls nobody any more: for a handle that is given up inside one of its own callbacks, where
-    /// waiting would be waiting for ourselves, or in a forked child.
-    fn abandon(&self) {
-        if self.shared.is_ours() {
-            self.shared.abandon();
+        if self.check_fork().is_err() {
+            std::mem::forget(Arc::clone(&self.event_loop));
+        } else if self.lifecycle().in_callback() {
+            self.event_loop.abandon();
         } else {
-            self.shared.leave_to_parent();
+            let _ = self.event_loop.stop(self.event_loop.linger);
         }
     }
 
     fn lifecycle(&self) -> &Lifecycle {
-        self.shared.lifecycle()
+        &self.event_loop.lifecycle
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+impl HostDriven for Arc<EventLoop> {
+    fn event_fd(&self) -> BorrowedFd<'_> {
+        EventLoop::event_fd(self)
+    }
+
+    fn dispatch(&self, timeout: Duration) -> Result<bool> {
+        EventLoop::dispatch(self, timeout)
     }
 }
 

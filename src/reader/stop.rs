@@ -1,175 +1,175 @@
-//! The end of a reader: no new connections, what was sent is received, callbacks are waited for.
+//! A stop, carried out: no new connections, what was sent is received, callbacks are waited for.
 
 use std::io;
-use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::Result;
-use crate::lifecycle::{Driver, Ending, Phase, Stop, earlier};
-use crate::sys::event::{Event, NO_EVENT};
-use crate::sys::socket;
+use crate::error::{Context, Result};
+use crate::lifecycle::{DrivenBy, Ending, Stop};
 
-use super::connection::Ended;
-use super::shared::{LISTENER, Shared};
+use super::clock::Nanos;
+use super::connection::EndedFor;
+use super::event_loop::EventLoop;
 
-/// How often a drain looks at what no event tells.
-const DRAIN_LOOK: Duration = Duration::from_millis(5);
+/// How long the host's thread that stops a reader waits for an event before it checks the conditions without an event.
+const DRIVE_STEP: Duration = Duration::from_millis(5);
+/// How long a stop waits for threads that have no work left: at least, and at most.
+const SHORTEST_JOIN: Duration = Duration::from_millis(100);
+const LONGEST_JOIN: Duration = Duration::from_secs(2);
 
-/// A call of the host that may run callbacks, until it is dropped.
-pub(super) struct Working<'a>(&'a Shared);
-
-impl Drop for Working<'_> {
-    fn drop(&mut self) {
-        self.0.working.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-impl Shared {
-    pub(super) fn begin_work(&self) -> Working<'_> {
-        self.working.fetch_add(1, Ordering::SeqCst);
-        Working(self)
-    }
-
-    pub(crate) fn stop(&self, timeout: Duration) -> Result<()> {
+impl EventLoop {
+    pub(super) fn stop(&self, timeout: Duration) -> Result<()> {
         match self.lifecycle.stop(timeout) {
             Stop::Over => {}
-            Stop::Follow(_) => {
-                let _held = self.gone_lock.lock();
-                self.gone.notify_all(); // the deadline may be earlier now
-            }
-            Stop::Lead(driver) => self.lead_stop(driver),
+            Stop::Follow(_) => self.drain.notify(), // the deadline may be earlier now
+            Stop::Lead(driven_by) => self.lead_stop(driven_by),
         }
         self.lifecycle.wait_until_stopped()
     }
 
-    fn lead_stop(&self, driver: Driver) {
-        self.notify("STOPPING=1");
-        match driver {
-            Driver::Nobody => self.turn_backlog_away(),
-            Driver::Threads | Driver::Host => {
+    fn lead_stop(&self, driven_by: DrivenBy) {
+        match driven_by {
+            DrivenBy::Nobody => self.turn_backlog_away(),
+            DrivenBy::Threads | DrivenBy::Host => {
+                self.notify_stopping();
                 self.begin_drain();
-                self.await_drain(driver);
+                self.await_drain(driven_by);
             }
         }
-        self.listener.close();
-        self.force();
+        self.acceptor.close();
+        self.cancel();
         self.await_callbacks();
-        let cut_short = self.cut_short.load(Ordering::SeqCst);
-        self.lifecycle.finish(if cut_short { Ending::TimedOut } else { Ending::Clean });
+        self.leave();
+        self.lifecycle.finish(if self.drain.left_unread() { Ending::TimedOut } else { Ending::Clean });
     }
 
-    /// No new connections; those in our backlog are still accepted, with what they have sent; all are ended.
+    /// Accepts no new connections, except those in the backlog with what they have sent, and ends all of them.
     fn begin_drain(&self) {
-        self.draining.store(true, Ordering::SeqCst);
-        let mut accepting = self.accepting.lock();
-        accepting.closed = true;
-        self.listener.unregister(&self.poller);
-        accepting.backlog = self.listener.shut();
-        drop(accepting);
-        for slot in self.table.all() {
-            slot.end(Ended::Stop);
+        self.drain.begin();
+        self.acceptor.listener.unregister(&self.poller);
+        self.report_socket_file(self.acceptor.listener.give_back());
+        self.acceptor.shut();
+        self.throttle.lift();
+        self.release_throttled(Nanos::MAX);
+        for connection in self.connections.all() {
+            connection.end(EndedFor::Stop);
         }
     }
 
-    /// Callbacks were never asked for, so what waits in our backlog stays unread: its writers are told so by the kernel, and
-    /// whoever stops the reader by us.
+    /// A socket file that stays behind is a stale one, which the next start removes, if it may.
+    fn report_socket_file(&self, given_back: Result<()>) {
+        if let Err(error) = given_back {
+            self.reporter().report(&error, Context::SocketFile);
+        }
+    }
+
+    /// For a reader that was never started nor dispatched: the connections in its backlog stay unread. The kernel reports that
+    /// to their writers, and the stop returns [`Error::Timeout`](crate::Error::Timeout).
     fn turn_backlog_away(&self) {
-        let mut waiting = false;
-        let _ = self.poller.wait(&mut [NO_EVENT; 4], Some(Duration::ZERO), |event| {
-            waiting |= matches!(event, Event::Ready { key: LISTENER, .. });
-        });
-        if !self.listener.shut() {
+        let waiting = self.somebody_waits();
+        self.report_socket_file(self.acceptor.listener.give_back());
+        if !self.acceptor.listener.shut() {
             return;
         }
-        let mut unread = false;
-        let end = loop {
-            match self.listener.accept() {
-                Ok(peer) => {
-                    let _ = socket::shutdown_read(peer.as_fd()); // what it sends from now on fails
-                    unread |= self.admits(peer.as_fd()) && socket::has_unread(peer.as_fd());
-                }
-                Err(end) => break end,
-            }
-        };
+        let (unread, end) = self.acceptor.turn_backlog_away();
         // Without a descriptor for one that waits nobody can tell whether it has sent something.
-        let untold = waiting && end.kind() != io::ErrorKind::WouldBlock;
-        self.cut_short.fetch_or(unread || untold, Ordering::SeqCst);
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        match self.lifecycle.phase() {
-            Phase::Draining { deadline, .. } => deadline,
-            Phase::Running | Phase::Stopped => None,
+        let unknown = waiting && end.kind() != io::ErrorKind::WouldBlock;
+        if unread || unknown {
+            self.drain.leave_unread();
         }
-    }
-
-    /// Accepts what waits in our backlog. False if something had to be left for want of descriptors or memory.
-    fn empty_backlog(&self) -> bool {
-        let mut accepting = self.accepting.lock();
-        if accepting.backlog {
-            accepting.backlog = self.accept_some(&mut accepting, usize::MAX).is_err();
-        }
-        !accepting.backlog
     }
 
     /// Until all connections are gone or the time is up.
-    fn await_drain(&self, driver: Driver) {
+    fn await_drain(&self, driven_by: DrivenBy) {
         loop {
-            let deadline = self.deadline();
-            let emptied = self.empty_backlog();
-            if emptied && self.table.len() == 0 {
+            let deadline = self.stop_deadline();
+            let emptied = self.acceptor.empty_backlog(self);
+            let done = || emptied && self.connections.len() == 0;
+            if done() {
                 return;
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                self.cut_short.fetch_or(!emptied, Ordering::SeqCst);
+                if !emptied {
+                    self.drain.leave_unread();
+                }
                 return;
             }
-            if driver == Driver::Host {
+            if driven_by == DrivenBy::Host {
                 // Another thread of the host may serve the last connection: there is no event for that.
-                self.drive(Some(DRAIN_LOOK));
-                continue;
-            }
-            let held = self.gone_lock.lock();
-            if (emptied && self.table.len() == 0) || self.deadline() != deadline {
-                continue;
-            }
-            let look = (!emptied).then(|| Instant::now() + DRAIN_LOOK);
-            match earlier(deadline, look) {
-                Some(until) => drop(self.gone.wait_until(held, until)),
-                None => drop(self.gone.wait(held)),
+                let _ = self.drive(Some(DRIVE_STEP));
+            } else {
+                self.drain.wait_a_step(deadline, done);
             }
         }
     }
 
-    /// No further callbacks. What nobody serves is closed here; who serves one sees it and closes that.
-    pub(super) fn force(&self) {
-        self.draining.store(true, Ordering::SeqCst);
-        self.forced.store(true, Ordering::SeqCst);
-        for slot in self.table.all() {
-            self.close_unserved(&slot);
+    /// No further callbacks. What nobody serves is closed here; who serves one sees it and closes that. Protocol of the
+    /// drain, 3.
+    pub(super) fn cancel(&self) {
+        self.drain.cancel();
+        for connection in self.connections.all() {
+            self.close_unserved(&connection);
         }
         self.poller.wake();
     }
 
-    /// Running callbacks are waited for, however long they take.
+    /// Running callbacks are waited for, however long they take. Protocol of the drain, 4.
     fn await_callbacks(&self) {
-        self.pool.threads.join_all();
-        let mut held = self.gone_lock.lock();
-        // Callbacks in calls of the host.
-        while self.table.len() > 0 || self.working.load(Ordering::SeqCst) > 0 {
-            held = self.gone.wait_until(held, Instant::now() + DRAIN_LOOK);
+        let done = || self.connections.len() == 0 && self.drain.nobody_at_work();
+        while !done() {
+            self.drain.wait_a_step(None, done);
         }
+        // A thread that runs no callback ends in a moment, unless the host has closed the descriptors that it waits on, or
+        // a peer makes closing its connection slow. On a busy machine a moment is long: if there is time, it is given.
+        let now = Instant::now();
+        let time = self.stop_deadline().unwrap_or(now + LONGEST_JOIN).clamp(now + SHORTEST_JOIN, now + LONGEST_JOIN);
+        self.pool.join_all(time);
     }
 
-    /// Ends without waiting for anything, and calls nobody any more.
-    pub(crate) fn abandon(&self) {
-        self.muted.store(true, Ordering::SeqCst);
+    /// Ends without waiting, and runs no further callback.
+    pub(super) fn abandon(self: &Arc<Self>) {
+        self.drain.abandon();
         self.lifecycle.stop(Duration::ZERO);
-        self.accepting.lock().closed = true;
-        self.listener.shut();
-        self.listener.close();
-        self.force();
+        self.acceptor.shut();
+        self.acceptor.close();
+        self.cancel();
         self.lifecycle.finish(Ending::TimedOut);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::options::ReaderOptions;
+    use crate::reader::handler::Handler;
+    use crate::sys::event::NO_EVENT;
+
+    fn is_woken(event_loop: &EventLoop) -> bool {
+        let mut woken = false;
+        let wait = event_loop.poller.wait(&mut [NO_EVENT; 4], Some(Duration::ZERO), |_| woken = true);
+        wait.expect("epoll_wait");
+        woken
+    }
+
+    #[test]
+    fn a_thread_that_a_stop_has_detached_can_still_be_woken_and_the_last_one_leaves_silence() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let handler = Handler::Each(Box::new(|_, _| Ok(())));
+        let event_loop = EventLoop::open(&directory.path().join("s"), handler, ReaderOptions::new()).expect("a reader");
+        let event_loop = Arc::new(event_loop);
+        let (release, held) = channel::<()>();
+        // It has something else to do, as on a busy machine, and waits for events only later.
+        event_loop.pool.ensure_waiting(move || _ = held.recv()).expect("a thread");
+        let begun = Instant::now();
+        event_loop.stop(Duration::ZERO).expect("nothing was left");
+        assert!((SHORTEST_JOIN..LONGEST_JOIN).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        assert!(is_woken(&event_loop), "for the thread that comes late");
+        event_loop.run_thread(); // it leaves at once
+        assert!(event_loop.pool.is_empty());
+        event_loop.poller.wake();
+        assert!(!is_woken(&event_loop));
+        drop(release);
     }
 }

@@ -1,17 +1,17 @@
-//! What the processor is told about memory before it is used.
+//! Prefetch hints.
 
 /// One cache line of the processors that this runs on.
 const LINE: usize = 64;
 
-/// Asks the processor for the lines of `len` bytes that will be written `ahead` bytes behind the end of `filled`, which may
-/// lie outside of any buffer: it is a hint about an address and touches nothing.
+/// Prefetches for writing `len` bytes that begin `ahead` bytes behind the end of `filled`. The address may lie outside of any
+/// buffer: a prefetch touches nothing.
 ///
-/// For memory that another processor has read last: a store to it waits until that one has given up its copy of the line,
-/// and stores of one message after the other wait one after the other.
+/// For memory that another processor has read last: a store waits until that processor has given up its copy of the cache
+/// line. Without the hint the stores of successive messages wait one after the other.
 #[inline(always)]
 pub(crate) fn fetch_for_writing(filled: &[u8], ahead: usize, len: usize) {
     let first = filled.as_ptr().wrapping_add(filled.len() + ahead);
-    // Two lines cover most messages; to ask for one too many costs less than to find out.
+    // Two lines cover most messages. One prefetch too many costs less than a comparison.
     fetch_line_for_writing(first);
     fetch_line_for_writing(first.wrapping_add(LINE));
     let mut at = 2 * LINE;

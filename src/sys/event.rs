@@ -1,40 +1,49 @@
-//! One epoll set with a wake-up (eventfd) and a timer (timerfd): what a handle waits on.
+//! [`Poller`]: one epoll set with a wake-up (eventfd) and a timer (timerfd).
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, RawFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::cvt;
+use super::descriptor::Descriptor;
+use super::lock::Mutex;
 
 /// What a descriptor waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Interest(u32);
 
 impl Interest {
-    /// The peer's end only: EPOLLHUP and EPOLLERR always come (epoll_ctl(2)). A peer that merely says that it will not
-    /// write (EPOLLRDHUP) is no concern of one that only writes.
+    /// The peer's close only: EPOLLHUP and EPOLLERR are always reported (epoll_ctl(2)). EPOLLRDHUP, a peer that will not write
+    /// any more, does not matter to a side that only writes.
     pub(crate) const CLOSED: Interest = Interest(0);
-    /// Room to write, or the peer's end.
+    /// Room to write, or the peer's close.
     pub(crate) const WRITABLE: Interest = Interest(libc::EPOLLOUT as u32);
-    /// Something to read or the end, told once: to one thread, until it is asked for again.
+    /// Bytes to read or the end of the stream; reported once, to one thread, until [`Poller::modify`].
     pub(crate) const READABLE_ONCE: Interest = Interest((libc::EPOLLIN | libc::EPOLLONESHOT) as u32);
-    /// The peer's end only, told once.
+    /// Bytes to read or the end of the stream.
+    pub(crate) const READABLE: Interest = Interest(libc::EPOLLIN as u32);
+    /// The peer's close only, reported once.
     pub(crate) const CLOSED_ONCE: Interest = Interest(libc::EPOLLONESHOT as u32);
-    /// Each new event once, without having to be read away.
-    const EDGE: Interest = Interest((libc::EPOLLIN | libc::EPOLLET) as u32);
+    /// The peer's close only, reported once and to one of all waiting threads (edge-triggered, epoll(7)).
+    pub(crate) const CLOSED_EDGE: Interest = Interest(libc::EPOLLET as u32);
+    /// As [`Interest::CLOSED_EDGE`], and each time that there is room to write again.
+    pub(crate) const WRITABLE_EDGE: Interest = Interest((libc::EPOLLOUT | libc::EPOLLET) as u32);
+    /// As [`Interest::CLOSED_EDGE`], and each time that more has arrived, read or not: for an eventfd, a timerfd, an inotify
+    /// descriptor.
+    pub(crate) const READABLE_EDGE: Interest = Interest((libc::EPOLLIN | libc::EPOLLET) as u32);
 }
 
-/// Which registration an event belongs to. Two values are taken by the poller itself.
+/// The number of a registration. Two values are the poller's own.
 pub(crate) type Key = u64;
-const WAKE: Key = u64::MAX;
-const TIMER: Key = u64::MAX - 1;
+const WAKE_KEY: Key = u64::MAX;
+const TIMER_KEY: Key = u64::MAX - 1;
 
-/// Something happened.
+/// An event of a [`Poller`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// Somebody called [`Poller::wake`].
+    /// [`Poller::wake`] was called.
     Woken,
     /// The time given to [`Poller::arm`] has come.
     Timer,
@@ -47,41 +56,60 @@ pub(crate) enum Event {
     },
 }
 
-/// Room for the answers of one wait.
-pub(crate) type EventBuffer = [libc::epoll_event];
+/// Room for the events of one wait.
+type EventBuffer = [libc::epoll_event];
 
-/// The set. All methods may be called from any thread at the same time: each is one system call.
+/// An epoll set. All methods may be called from any thread at the same time: each is one system call.
 #[derive(Debug)]
 pub(crate) struct Poller {
-    epoll: OwnedFd,
-    wake: OwnedFd,
-    timer: OwnedFd,
+    epoll: Descriptor,
+    wake: Descriptor,
+    /// Created by the first [`Poller::arm`], under `arming`, or by [`Poller::with_timer`].
+    timer: OnceLock<Descriptor>,
     born: Instant,
     /// When the timer will fire, in nanoseconds since `born`; `NEVER` if it will not.
     armed: AtomicU64,
-    /// Held while the timer is set, so that of two threads the earlier deadline wins.
+    /// Locked while the timer is set, so that of two threads' deadlines the earlier one wins.
     arming: Mutex<()>,
 }
 
 const NEVER: u64 = u64::MAX;
 
 impl Poller {
-    /// Three descriptors, all close-on-exec.
+    /// Two descriptors; the first [`Poller::arm`] makes a third.
     pub(crate) fn new() -> io::Result<Poller> {
-        // SAFETY: none of the three calls takes a pointer; each descriptor returned is ours alone.
-        let (epoll, wake, timer) = unsafe {
-            let epoll = OwnedFd::from_raw_fd(cvt(libc::epoll_create1(libc::EPOLL_CLOEXEC))?);
-            let wake = OwnedFd::from_raw_fd(cvt(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?);
-            let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
-            let timer = OwnedFd::from_raw_fd(cvt(libc::timerfd_create(libc::CLOCK_MONOTONIC, flags))?);
-            (epoll, wake, timer)
+        // SAFETY: takes no pointers.
+        let epoll = Descriptor::create(|| unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: takes no pointers.
+        let wake = Descriptor::create(|| unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+        let poller = Poller {
+            epoll,
+            wake,
+            timer: OnceLock::new(),
+            born: Instant::now(),
+            armed: AtomicU64::new(NEVER),
+            arming: Mutex::new(()),
         };
-        let poller =
-            Poller { epoll, wake, timer, born: Instant::now(), armed: AtomicU64::new(NEVER), arming: Mutex::new(()) };
-        // Edge-triggered, so that neither has to be read: each write and each expiry is one event (epoll(7)).
-        poller.add(poller.wake.as_fd(), WAKE, Interest::EDGE)?;
-        poller.add(poller.timer.as_fd(), TIMER, Interest::EDGE)?;
+        // Edge-triggered, so that the eventfd need not be read: each write is one event (epoll(7)).
+        poller.add(poller.wake.as_fd(), WAKE_KEY, Interest::READABLE_EDGE)?;
         Ok(poller)
+    }
+
+    /// Three descriptors, so that [`Poller::arm`] cannot fail later for want of one.
+    pub(crate) fn with_timer() -> io::Result<Poller> {
+        let poller = Poller::new()?;
+        poller.make_timer()?;
+        Ok(poller)
+    }
+
+    fn make_timer(&self) -> io::Result<()> {
+        let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
+        // SAFETY: takes no pointers.
+        let timer = Descriptor::create(|| unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) })?;
+        // Edge-triggered, so that the timerfd need not be read: each expiry is one event (epoll(7)).
+        self.add(timer.as_fd(), TIMER_KEY, Interest::READABLE_EDGE)?;
+        drop(self.timer.set(timer));
+        Ok(())
     }
 
     fn control(&self, operation: libc::c_int, fd: RawFd, key: Key, interest: Interest) -> io::Result<()> {
@@ -101,7 +129,7 @@ impl Poller {
         self.control(libc::EPOLL_CTL_MOD, fd.as_raw_fd(), key, interest)
     }
 
-    /// Takes a descriptor out. Closing alone does not, if a forked child still holds the socket (epoll(7)).
+    /// Ends a registration. Closing the descriptor alone does not, while a forked child has a copy of it (epoll(7)).
     pub(crate) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_DEL, fd.as_raw_fd(), 0, Interest(0))
     }
@@ -114,17 +142,32 @@ impl Poller {
         unsafe { libc::write(self.wake.as_raw_fd(), one.as_ptr().cast(), one.len()) };
     }
 
-    /// Makes sure that an [`Event::Timer`] comes at `deadline` or earlier. An earlier one costs a look at the clock; not
-    /// setting the timer again for each later deadline saves a system call per batch.
+    /// Removes wake-up and timer, so that the epoll descriptor is never readable again: a host's event loop may go on watching
+    /// it.
+    pub(crate) fn retire(&self) {
+        for own in [Some(&self.wake), self.timer.get()].into_iter().flatten() {
+            let _ = self.remove(own.as_fd());
+        }
+    }
+
+    /// Makes sure that an [`Event::Timer`] comes at `deadline` or earlier. The timer is not set again for a later deadline,
+    /// which saves a system call per batch; the receiver of an early event checks the clock.
     pub(crate) fn arm(&self, deadline: Instant) -> io::Result<()> {
         let at = u64::try_from(deadline.saturating_duration_since(self.born).as_nanos()).unwrap_or(NEVER - 1).max(1);
         if self.armed.load(Ordering::Relaxed) <= at {
             return Ok(());
         }
-        let _arming = self.arming.lock().unwrap_or_else(PoisonError::into_inner);
+        let _arming = self.arming.lock();
+        if self.timer.get().is_none() {
+            self.make_timer()?;
+        }
         if self.armed.fetch_min(at, Ordering::Relaxed) <= at {
             return Ok(());
         }
+        self.set_timer(deadline).inspect_err(|_| self.armed.store(NEVER, Ordering::Relaxed))
+    }
+
+    fn set_timer(&self, deadline: Instant) -> io::Result<()> {
         // Relative, because `Instant` does not show its clock: at least 1 ns, since 0 would disarm (timerfd_create(2)).
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
         let spec = libc::itimerspec {
@@ -134,25 +177,25 @@ impl Poller {
                 tv_nsec: left.subsec_nanos() as libc::c_long,
             },
         };
+        let timer = self.timer.get().map_or(-1, AsRawFd::as_raw_fd);
         // SAFETY: `spec` outlives the call and the old value is not asked for.
-        cvt(unsafe { libc::timerfd_settime(self.timer.as_raw_fd(), 0, &raw const spec, std::ptr::null_mut()) })?;
+        cvt(unsafe { libc::timerfd_settime(timer, 0, &raw const spec, std::ptr::null_mut()) })?;
         Ok(())
     }
 
-    /// Waits until something happens or `timeout` has passed (`None`: for ever) and hands each event to `each`. A signal
-    /// handler of the host may cut the wait short: then nothing has happened.
+    /// Waits for events, until `timeout` has passed (`None`: for ever), and calls `each` for each of them. A signal handler of
+    /// the host may cut the wait short, without an event.
     pub(crate) fn wait(
         &self,
         buffer: &mut EventBuffer,
         timeout: Option<Duration>,
         mut each: impl FnMut(Event),
     ) -> io::Result<usize> {
-        let capacity = libc::c_int::try_from(buffer.len()).unwrap_or(libc::c_int::MAX);
-        // SAFETY: `buffer` has room for `capacity` events.
-        let waited = unsafe {
-            libc::epoll_wait(self.epoll.as_raw_fd(), buffer.as_mut_ptr(), capacity, wait_milliseconds(timeout))
+        let waited = match timeout {
+            Some(short) if !short.is_zero() && short < COARSE => epoll_wait_short(self.epoll.as_fd(), buffer, short),
+            _ => epoll_wait(self.epoll.as_fd(), buffer, timeout),
         };
-        let count = match cvt(waited) {
+        let count = match waited {
             Ok(count) => usize::try_from(count).unwrap_or(0),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             Err(error) => return Err(error),
@@ -165,8 +208,8 @@ impl Poller {
 
     fn read_event(&self, event: &libc::epoll_event) -> Event {
         match event.u64 {
-            WAKE => Event::Woken,
-            TIMER => {
+            WAKE_KEY => Event::Woken,
+            TIMER_KEY => {
                 self.armed.store(NEVER, Ordering::Relaxed);
                 Event::Timer
             }
@@ -181,17 +224,37 @@ impl Poller {
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }
-
-    /// The numbers of the three descriptors, for a forked child that closes them.
-    pub(crate) fn raw_fds(&self) -> [RawFd; 3] {
-        [self.epoll.as_raw_fd(), self.wake.as_raw_fd(), self.timer.as_raw_fd()]
-    }
 }
 
 /// An empty event, to fill a buffer with.
 pub(crate) const NO_EVENT: libc::epoll_event = libc::epoll_event { events: 0, u64: 0 };
 
-/// Rounded up, so that a wait never ends just before its deadline and spins; cut to what fits.
+/// Waits from this length on use epoll_wait(2), which counts in milliseconds.
+const COARSE: Duration = Duration::from_millis(10);
+
+fn epoll_wait(epoll: BorrowedFd<'_>, buffer: &mut EventBuffer, timeout: Option<Duration>) -> io::Result<libc::c_int> {
+    let capacity = libc::c_int::try_from(buffer.len()).unwrap_or(libc::c_int::MAX);
+    // SAFETY: `buffer` has room for `capacity` events.
+    cvt(unsafe { libc::epoll_wait(epoll.as_raw_fd(), buffer.as_mut_ptr(), capacity, wait_milliseconds(timeout)) })
+}
+
+/// As [`epoll_wait`], with a timeout in nanoseconds. By ppoll(2): epoll_pwait2(2) is missing before Linux 5.11, unknown to
+/// valgrind, and may be fatal under a filter of system calls (seccomp(2)). One event may wake several threads in ppoll(2); all
+/// but one find nothing.
+fn epoll_wait_short(epoll: BorrowedFd<'_>, buffer: &mut EventBuffer, timeout: Duration) -> io::Result<libc::c_int> {
+    let mut asked = libc::pollfd { fd: epoll.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let time = libc::timespec {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos() as libc::c_long,
+    };
+    // SAFETY: one pollfd, as the count says; `time` outlives the call, and no signal mask is given.
+    match cvt(unsafe { libc::ppoll(&raw mut asked, 1, &raw const time, std::ptr::null()) })? {
+        0 => Ok(0),
+        _ => epoll_wait(epoll, buffer, Some(Duration::ZERO)),
+    }
+}
+
+/// Rounded up, so that a wait never ends just before its deadline and spins; cut to the range of `c_int`.
 fn wait_milliseconds(timeout: Option<Duration>) -> libc::c_int {
     let Some(timeout) = timeout else { return -1 };
     let up = timeout.as_nanos().div_ceil(1_000_000);
@@ -218,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wake_before_the_wait_is_not_lost_and_is_told_once() {
+    fn a_wake_before_the_wait_is_not_lost_and_is_reported_once() {
         let poller = Poller::new().expect("descriptors");
         poller.wake();
         poller.wake();
@@ -226,6 +289,54 @@ mod tests {
         assert_eq!(wait_for(&poller, Duration::ZERO), []);
         poller.wake();
         assert_eq!(wait_for(&poller, Duration::from_secs(5)), [Event::Woken]);
+    }
+
+    #[test]
+    fn the_timer_is_made_when_it_is_needed_first() {
+        let poller = Poller::new().expect("two descriptors");
+        assert!(poller.timer.get().is_none());
+        assert_eq!(wait_for(&poller, Duration::from_millis(1)), []);
+        assert!(poller.timer.get().is_none(), "a wait with a time-out needs none");
+        poller.arm(Instant::now()).expect("a third");
+        assert_eq!(wait_for(&poller, Duration::from_secs(5)), [Event::Timer]);
+        assert!(Poller::with_timer().expect("three descriptors").timer.get().is_some());
+    }
+
+    #[test]
+    fn a_wait_of_less_than_a_millisecond_is_not_rounded_up() {
+        let poller = Poller::new().expect("descriptors");
+        let wait = Duration::from_micros(50);
+        let shortest = (0..50).map(|_| {
+            let start = Instant::now();
+            assert_eq!(wait_for(&poller, wait), []);
+            start.elapsed()
+        });
+        let shortest = shortest.min().expect("fifty of them");
+        assert!(shortest >= wait && shortest < Duration::from_micros(950), "{shortest:?}");
+    }
+
+    #[test]
+    fn an_edge_is_reported_once_and_again_only_after_a_change() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let poller = Poller::new().expect("descriptors");
+        poller.add(ours.as_fd(), 7, Interest::WRITABLE_EDGE).expect("a registration");
+        assert_eq!(wait_for(&poller, Duration::from_secs(5)), [Event::Ready { key: 7, closed: false }]);
+        assert_eq!(wait_for(&poller, Duration::ZERO), []);
+        poller.modify(ours.as_fd(), 7, Interest::CLOSED_EDGE).expect("a change");
+        assert_eq!(wait_for(&poller, Duration::ZERO), [], "room to write is not asked for any more");
+        drop(theirs);
+        assert_eq!(wait_for(&poller, Duration::from_secs(5)), [Event::Ready { key: 7, closed: true }]);
+        assert_eq!(wait_for(&poller, Duration::ZERO), []);
+    }
+
+    #[test]
+    fn a_retired_poller_stays_quiet() {
+        let poller = Poller::new().expect("descriptors");
+        poller.wake();
+        poller.arm(Instant::now()).expect("timer");
+        poller.retire();
+        poller.wake();
+        assert_eq!(wait_for(&poller, Duration::from_millis(20)), []);
     }
 
     #[test]

@@ -1,12 +1,15 @@
-//! Locks and condition variables that a forked child can make and use: the standard library's. A lock that is shared by
-//! the whole process (`static`) can still be held by a thread that the child does not have: what all handles need is only
-//! tried.
+//! Mutex and condition variable: the standard library's, which a forked child can create and use.
 //!
-//! Those are futexes (futex(2)) and nothing else. `parking_lot` keeps who waits in one table of the whole process: after
-//! fork(2) a child would find threads in it that do not exist there, and handles that it made itself would hang or crash.
-//! ThreadSanitizer does not see into the standard library, so under `--cfg thread_sanitizer` they are `parking_lot`'s.
+//! The standard library's locks are futexes (futex(2)) without shared state. `parking_lot` keeps all waiting threads in one
+//! table of the process: a child of fork(2) would find threads in it that do not exist there, and its own handles would hang
+//! or crash. ThreadSanitizer does not see into the standard library, so under `--cfg thread_sanitizer` the locks are
+//! `parking_lot`'s.
 //!
-//! A panic while a lock is held does not poison it: what a panic of ours breaks says so itself (`Ending::Panicked`).
+//! A `static` lock may be locked at fork(2) by a thread that does not exist in the child. So such a lock is taken under
+//! [`NoFork`](super::fork::NoFork), or only tried.
+//!
+//! A panic while a lock is held does not poison it: a handle that a panic has broken records that itself
+//! (`Ending::Panicked`).
 
 pub(crate) use locks::{Condvar, Mutex, MutexGuard};
 
@@ -17,7 +20,7 @@ mod locks {
 
     pub(crate) use std::sync::MutexGuard;
 
-    /// How often a lock is looked at before its thread goes to sleep.
+    /// How often a contended lock is tried before the thread sleeps.
     const YIELDS: u32 = 10;
 
     #[derive(Debug, Default)]
@@ -33,8 +36,8 @@ mod locks {
             self.try_lock().unwrap_or_else(|| self.lock_contended())
         }
 
-        /// The locks that many want are held for less than a microsecond. Who waits gives its processor to the holder first,
-        /// which may need it: to sleep and be woken would cost both more, and let the lock idle meanwhile.
+        /// Yields before it sleeps: contended locks are held for less than a microsecond, and the holder may need this
+        /// processor. A sleep and a wake-up would cost both threads more, and leave the lock unused meanwhile.
         #[cold]
         fn lock_contended(&self) -> MutexGuard<'_, T> {
             let found = (0..YIELDS).find_map(|_| {

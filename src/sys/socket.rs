@@ -1,15 +1,22 @@
 //! Unix domain stream sockets. Every descriptor is born close-on-exec, and non-blocking where it does I/O.
 
 use std::io;
-use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::mem::{MaybeUninit, offset_of, size_of};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::descriptor::Descriptor;
 use super::{cvt, cvt_len, retry_eintr};
 
+mod options;
+mod passing;
+
+pub(crate) use options::*;
+pub(crate) use passing::*;
+
 /// The longest path: `sun_path` less the NUL that ends it (unix(7)).
-pub(crate) const MAX_PATH: usize = size_of::<[libc::c_char; 108]>() - 1;
+pub(crate) const MAX_PATH: usize = size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path) - 1;
 
 /// The backlog asked for; the kernel cuts it to `net.core.somaxconn` (listen(2)).
 const BACKLOG: libc::c_int = 4096;
@@ -37,7 +44,7 @@ impl Address {
             raw.sun_path[0] = 0;
         }
         // A path's length counts its NUL; an abstract name is exactly as long as it is.
-        let len = std::mem::offset_of!(libc::sockaddr_un, sun_path) + bytes.len() + usize::from(!abstract_name);
+        let len = offset_of!(libc::sockaddr_un, sun_path) + bytes.len() + usize::from(!abstract_name);
         Ok(Address { raw, len: len as libc::socklen_t })
     }
 
@@ -46,18 +53,21 @@ impl Address {
     }
 }
 
-fn new_socket(kind: libc::c_int) -> io::Result<OwnedFd> {
-    // SAFETY: socket(2) takes no pointers; the descriptor it returns is ours alone.
-    unsafe {
-        let fd = cvt(libc::socket(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0))?;
-        Ok(OwnedFd::from_raw_fd(fd))
-    }
+fn new_socket(kind: libc::c_int) -> io::Result<Descriptor> {
+    // SAFETY: socket(2) takes no pointers.
+    Descriptor::create(|| unsafe { libc::socket(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) })
 }
 
-/// Binds a stream socket. Nobody can connect before [`listen`].
-pub(crate) fn bind(path: &Path) -> io::Result<OwnedFd> {
+/// Binds a stream socket. Connects are refused until [`listen`]. The file is created with `mode` less the umask; without
+/// `mode`, 0777 less the umask.
+pub(crate) fn bind(path: &Path, mode: Option<u32>) -> io::Result<Descriptor> {
     let address = Address::new(path)?;
     let fd = new_socket(libc::SOCK_STREAM)?;
+    if let Some(mode) = mode {
+        // bind(2) copies the mode of the socket to the file. A kernel that ignores it leaves 0777 less the umask.
+        // SAFETY: takes no pointers.
+        unsafe { libc::fchmod(fd.as_raw_fd(), mode as libc::mode_t) };
+    }
     // SAFETY: `address` holds `len` valid bytes and outlives the call.
     cvt(unsafe { libc::bind(fd.as_raw_fd(), address.as_ptr(), address.len) })?;
     Ok(fd)
@@ -70,41 +80,83 @@ pub(crate) fn listen(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Accepts one connection; `WouldBlock` when none waits. An aborted one is passed over, as accept(2) advises.
-pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+/// The abstract address of a peer: its length, and that many bytes, without the NUL in front.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PeerName {
+    bytes: [u8; MAX_PATH],
+    len: usize,
+}
+
+impl PeerName {
+    /// Empty if the peer has none, or one of a file.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// `len` is what the kernel says of `address`.
+    fn of(address: &libc::sockaddr_un, len: libc::socklen_t) -> PeerName {
+        let len = (len as usize).saturating_sub(offset_of!(libc::sockaddr_un, sun_path)).min(address.sun_path.len());
+        let mut name = PeerName { bytes: [0; MAX_PATH], len: 0 };
+        if let Some(([0], rest)) = address.sun_path[..len].split_at_checked(1) {
+            name.len = rest.len();
+            name.bytes.iter_mut().zip(rest).for_each(|(to, from)| *to = *from as u8);
+        }
+        name
+    }
+}
+
+/// Accepts one connection; `WouldBlock` when none waits. Skips aborted ones (ECONNABORTED), as accept(2) advises.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(Descriptor, PeerName)> {
     loop {
-        let accepted = retry_eintr(|| {
-            // SAFETY: no address is asked for, so both pointers may be NULL; the descriptor returned is ours alone.
-            cvt(unsafe {
-                libc::accept4(
-                    listener.as_raw_fd(),
-                    std::ptr::null_mut(),
-                    std::ptr::null_mut(),
-                    libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
-                )
-            })
+        // SAFETY: all-zero is a valid sockaddr_un.
+        let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+        let mut len = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+        let accepted = Descriptor::create(|| {
+            let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+            // SAFETY: `address` has room for `len` bytes.
+            unsafe { libc::accept4(listener.as_raw_fd(), (&raw mut address).cast(), &raw mut len, flags) }
         });
         match accepted {
-            // SAFETY: a fresh descriptor that nobody else knows.
-            Ok(fd) => return Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
-            Err(error) => return Err(error),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ECONNABORTED | libc::EINTR)) => {}
+            other => return other.map(|fd| (fd, PeerName::of(&address, len))),
         }
     }
 }
 
-/// Connects a stream socket. On a Unix socket this is done at once or not at all: a full backlog is EAGAIN, and there
-/// is nothing to poll (`unix_stream_connect`, net/unix/af_unix.c).
-pub(crate) fn connect(path: &Path) -> io::Result<OwnedFd> {
+/// Connects a stream socket. Never waits: a non-blocking connect of a Unix socket succeeds or fails at once. A full backlog is
+/// EAGAIN, and there is nothing to poll (`unix_stream_connect`, net/unix/af_unix.c).
+pub(crate) fn connect(path: &Path) -> io::Result<Descriptor> {
     connect_kind(path, libc::SOCK_STREAM)
 }
 
+/// As [`connect`], with the socket bound to the abstract address `name` before: the peer sees it. If that is refused, the
+/// error is [`Unnamed::Refused`].
+pub(crate) fn connect_as(name: &str, path: &Path) -> Result<Descriptor, Unnamed> {
+    let to = Address::new(path).map_err(Unnamed::Connect)?;
+    let own = Address::new(Path::new(&format!("@{name}"))).map_err(Unnamed::Refused)?;
+    let fd = new_socket(libc::SOCK_STREAM).map_err(Unnamed::Connect)?;
+    // SAFETY: `own` holds `len` valid bytes and outlives the call.
+    cvt(unsafe { libc::bind(fd.as_raw_fd(), own.as_ptr(), own.len) }).map_err(Unnamed::Refused)?;
+    // SAFETY: as above.
+    retry_eintr(|| cvt(unsafe { libc::connect(fd.as_raw_fd(), to.as_ptr(), to.len) })).map_err(Unnamed::Connect)?;
+    Ok(fd)
+}
+
+/// Why there is no connection with a name.
+#[derive(Debug)]
+pub(crate) enum Unnamed {
+    /// The name cannot be had. Nothing was tried with `path`.
+    Refused(io::Error),
+    /// As [`connect`].
+    Connect(io::Error),
+}
+
 /// Connects a datagram socket, for notifications.
-pub(crate) fn connect_datagram(path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn connect_datagram(path: &Path) -> io::Result<Descriptor> {
     connect_kind(path, libc::SOCK_DGRAM)
 }
 
-fn connect_kind(path: &Path, kind: libc::c_int) -> io::Result<OwnedFd> {
+fn connect_kind(path: &Path, kind: libc::c_int) -> io::Result<Descriptor> {
     let address = Address::new(path)?;
     let fd = new_socket(kind)?;
     // SAFETY: `address` holds `len` valid bytes and outlives the call.
@@ -112,7 +164,7 @@ fn connect_kind(path: &Path, kind: libc::c_int) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Sends what the kernel takes at once. Never raises SIGPIPE, never waits.
+/// Sends as much as the kernel takes at once. Never raises SIGPIPE, never waits.
 pub(crate) fn send(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
     retry_eintr(|| {
         // SAFETY: `data` is readable for its length during the call.
@@ -136,15 +188,15 @@ pub(crate) fn send_two(fd: BorrowedFd<'_>, pieces: [&[u8]; 2]) -> io::Result<usi
     })
 }
 
-/// Receives what is there, without waiting; 0 is the end of the stream. Without a control buffer, so descriptors that a
-/// stranger attaches are closed by the kernel and never reach this process (unix(7), SCM_RIGHTS).
+/// Receives what has arrived, without waiting; 0 is the end of the stream. Without a control buffer: the kernel closes
+/// descriptors that a peer attaches, and they never reach this process (unix(7), SCM_RIGHTS).
 pub(crate) fn recv(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: `MaybeUninit<u8>` has the layout of `u8`, and `recv_uninit` writes only initialised bytes.
     let buffer = unsafe { &mut *(std::ptr::from_mut(buffer) as *mut [MaybeUninit<u8>]) };
     recv_uninit(fd, buffer)
 }
 
-/// As [`recv`], but leaves in the kernel what it copies (MSG_PEEK, recv(2)).
+/// As [`recv`], but the bytes stay in the kernel (MSG_PEEK, recv(2)).
 pub(crate) fn peek(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     retry_eintr(|| {
         // SAFETY: `buffer` is writable for its length during the call.
@@ -171,145 +223,30 @@ fn recv_uninit(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result
     })
 }
 
-/// Ends the incoming direction: a peer's next send is EPIPE, what is queued stays readable (`unix_shutdown`). On a listener:
-/// new connects are refused, what is in the backlog can still be accepted.
+/// Shuts the incoming direction: a peer's next send fails with EPIPE, and bytes already queued stay readable
+/// (`unix_shutdown`). On a listener: new connects are refused, and the backlog can still be accepted.
 pub(crate) fn shutdown_read(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes no pointers.
     cvt(unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_RD) })?;
     Ok(())
 }
 
-/// Ends the outgoing direction: the peer reads what is queued, and then the end, whoever else holds this socket.
+/// Shuts the outgoing direction: the peer reads what is queued and then the end of the stream, even if other processes have
+/// this socket open.
 pub(crate) fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes no pointers.
     cvt(unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) })?;
     Ok(())
 }
 
-/// Ends both directions, whoever else holds this socket.
+/// Shuts both directions, even if other processes have this socket open.
 pub(crate) fn shutdown_both(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes no pointers.
     cvt(unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_RDWR) })?;
     Ok(())
 }
 
-fn ioctl_int(fd: BorrowedFd<'_>, request: libc::c_ulong) -> io::Result<usize> {
-    let mut value: libc::c_int = 0;
-    // SAFETY: both requests used here write one int.
-    cvt(unsafe { libc::ioctl(fd.as_raw_fd(), request as _, &raw mut value) })?;
-    Ok(usize::try_from(value).unwrap_or(0))
-}
-
-/// Whether anything waits to be received.
-pub(crate) fn has_unread(fd: BorrowedFd<'_>) -> bool {
-    bytes_readable(fd).is_ok_and(|bytes| bytes > 0)
-}
-
-/// How many bytes wait to be received (SIOCINQ, unix(7)).
-pub(crate) fn bytes_readable(fd: BorrowedFd<'_>) -> io::Result<usize> {
-    ioctl_int(fd, libc::FIONREAD)
-}
-
-/// What the peer has not received yet, as the kernel charges it (SIOCOUTQ, unix(7)): 0 means that it has received
-/// everything; any other value says how much memory is held, not how many bytes.
-pub(crate) fn bytes_unread_by_peer(fd: BorrowedFd<'_>) -> io::Result<usize> {
-    ioctl_int(fd, libc::TIOCOUTQ)
-}
-
-fn get_option<T>(fd: BorrowedFd<'_>, option: libc::c_int) -> io::Result<T> {
-    let mut value = MaybeUninit::<T>::zeroed();
-    let mut len = size_of::<T>() as libc::socklen_t;
-    // SAFETY: `value` has room for `len` bytes; every T used here is a plain C struct or int for which all-zero is
-    // valid, so a shorter answer is sound too.
-    unsafe {
-        cvt(libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, value.as_mut_ptr().cast(), &raw mut len))?;
-        Ok(value.assume_init())
-    }
-}
-
-fn set_int_option(fd: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: `value` is one int, and its size is given.
-    cvt(unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            option,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    })?;
-    Ok(())
-}
-
-/// Takes the pending error off the socket (SO_ERROR, socket(7)). ECONNRESET: the peer went away over bytes that it had
-/// not received; none: it had received them all (`unix_release_sock`).
-pub(crate) fn take_error(fd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
-    let errno: libc::c_int = get_option(fd, libc::SO_ERROR)?;
-    Ok((errno != 0).then_some(errno))
-}
-
-/// Whether the peer has closed (POLLHUP: both directions are shut; POLLERR: over unread bytes; poll(2)). Takes nothing off
-/// the socket, unlike [`take_error`].
-pub(crate) fn has_hung_up(fd: BorrowedFd<'_>) -> bool {
-    let mut asked = libc::pollfd { fd: fd.as_raw_fd(), events: 0, revents: 0 };
-    // SAFETY: one pollfd, as the count says; a time of 0 does not wait.
-    let answered = unsafe { libc::poll(&raw mut asked, 1, 0) };
-    answered == 1 && asked.revents & (libc::POLLHUP | libc::POLLERR) != 0
-}
-
-/// Asks for a send buffer and returns what the kernel made of it: doubled, and cut to `net.core.wmem_max` (socket(7)).
-pub(crate) fn set_send_buffer(fd: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
-    set_int_option(fd, libc::SO_SNDBUF, libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX))
-}
-
-/// The size of the send buffer as the kernel counts it.
-pub(crate) fn send_buffer(fd: BorrowedFd<'_>) -> io::Result<usize> {
-    let bytes: libc::c_int = get_option(fd, libc::SO_SNDBUF)?;
-    Ok(usize::try_from(bytes).unwrap_or(0))
-}
-
-/// Asks for a receive buffer. Without effect on a Unix stream socket of Linux.
-pub(crate) fn set_receive_buffer(fd: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
-    set_int_option(fd, libc::SO_RCVBUF, libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX))
-}
-
-/// Process, user and group of the peer at the moment it connected (SO_PEERCRED, unix(7)).
-pub(crate) fn peer_credentials(fd: BorrowedFd<'_>) -> io::Result<(i32, u32, u32)> {
-    let credentials: libc::ucred = get_option(fd, libc::SO_PEERCRED)?;
-    Ok((credentials.pid, credentials.uid, credentials.gid))
-}
-
-/// The peer's supplementary groups at the moment it connected (SO_PEERGROUPS, Linux 4.13).
-pub(crate) fn peer_groups(fd: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
-    let mut groups: Vec<libc::gid_t> = vec![0; 64];
-    loop {
-        let mut len = (groups.len() * size_of::<libc::gid_t>()) as libc::socklen_t;
-        // SAFETY: `groups` has room for `len` bytes.
-        let result = cvt(unsafe {
-            libc::getsockopt(
-                fd.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_PEERGROUPS,
-                groups.as_mut_ptr().cast(),
-                &raw mut len,
-            )
-        });
-        let count = len as usize / size_of::<libc::gid_t>();
-        match result {
-            Ok(_) => {
-                groups.truncate(count);
-                return Ok(groups);
-            }
-            // The kernel has written the length that it needs.
-            Err(error) if error.raw_os_error() == Some(libc::ERANGE) && count > groups.len() => {
-                groups.resize(count, 0);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// What a descriptor from outside is.
+/// The kind of a descriptor that was passed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A listening Unix stream socket.
@@ -318,27 +255,27 @@ pub(crate) enum Kind {
     Other(&'static str),
 }
 
-/// Looks at a descriptor that somebody else made (SO_DOMAIN, SO_TYPE, SO_ACCEPTCONN: socket(7)).
+/// The kind of a descriptor (SO_DOMAIN, SO_TYPE, SO_ACCEPTCONN: socket(7)).
 pub(crate) fn kind_of(fd: BorrowedFd<'_>) -> io::Result<Kind> {
     let domain: libc::c_int = get_option(fd, libc::SO_DOMAIN)?;
     let kind: libc::c_int = get_option(fd, libc::SO_TYPE)?;
     let listening: libc::c_int = get_option(fd, libc::SO_ACCEPTCONN)?;
     Ok(match (domain, kind, listening) {
         (libc::AF_UNIX, libc::SOCK_STREAM, 1) => Kind::UnixListener,
-        (libc::AF_UNIX, libc::SOCK_STREAM, _) => Kind::Other("a connected Unix socket (Accept=yes), not a listener"),
-        (libc::AF_UNIX, _, _) => Kind::Other("a Unix socket that is not a stream (use ListenStream=)"),
-        _ => Kind::Other("not a Unix domain socket"),
+        (libc::AF_UNIX, libc::SOCK_STREAM, _) => Kind::Other("it is a Unix stream socket that does not listen"),
+        (libc::AF_UNIX, _, _) => Kind::Other("it is a Unix socket of another type than SOCK_STREAM"),
+        _ => Kind::Other("it is not a Unix domain socket"),
     })
 }
 
-/// The address that a socket is bound to: a path, "@name" for an abstract one, empty if it has none.
+/// The address that a socket is bound to: a path, "@name" for an abstract address, empty if it is not bound.
 pub(crate) fn local_path(fd: BorrowedFd<'_>) -> io::Result<PathBuf> {
     // SAFETY: all-zero is a valid sockaddr_un.
     let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
     let mut len = size_of::<libc::sockaddr_un>() as libc::socklen_t;
     // SAFETY: `address` has room for `len` bytes.
     cvt(unsafe { libc::getsockname(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len) })?;
-    let used = (len as usize).saturating_sub(std::mem::offset_of!(libc::sockaddr_un, sun_path));
+    let used = (len as usize).saturating_sub(offset_of!(libc::sockaddr_un, sun_path));
     let mut bytes: Vec<u8> = address.sun_path.iter().take(used).map(|c| *c as u8).collect();
     match bytes.first_mut() {
         Some(first @ 0) => *first = b'@',
@@ -347,25 +284,39 @@ pub(crate) fn local_path(fd: BorrowedFd<'_>) -> io::Result<PathBuf> {
     Ok(std::ffi::OsStr::from_bytes(&bytes).into())
 }
 
-/// Takes over a descriptor that was passed to this process: marks it close-on-exec. The other flags live on the open
-/// file description, which its giver shares, and stay as they are, but O_NONBLOCK: accepting must never wait.
+/// Takes ownership of a descriptor that was passed to this process. Makes it close-on-exec, and sets O_NONBLOCK on the open
+/// file description, which the passing process shares: accepting must never wait.
 ///
-/// The caller must be the only one that adopts this number (`systemd` keeps the list).
-pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
+/// Each number may be adopted once (`systemd::listen_fds` keeps the list).
+pub(crate) fn adopt(fd: RawFd) -> io::Result<Descriptor> {
     set_cloexec(fd)?;
-    // SAFETY: fcntl with F_GETFL and F_SETFL takes no pointers; `fd` is open, or the call above had failed.
-    unsafe {
-        let flags = cvt(libc::fcntl(fd, libc::F_GETFL))?;
-        cvt(libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK))?;
-        Ok(OwnedFd::from_raw_fd(fd))
-    }
+    // SAFETY: `fd` is open, or the call above had failed.
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    set_nonblocking(owned.as_fd())?;
+    Descriptor::adopt(owned)
 }
 
-/// Looks at a descriptor by number without taking it over.
+/// Kind and address of a descriptor by its number, without taking ownership.
 pub(crate) fn kind_of_number(fd: RawFd) -> io::Result<(Kind, PathBuf)> {
     // SAFETY: the borrow ends with this call; a number that is not open yields EBADF from every call on it.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     Ok((kind_of(borrowed)?, local_path(borrowed)?))
+}
+
+/// Duplicates a descriptor that the host owns. A number that is not open yields EBADF.
+pub(crate) fn duplicate(fd: RawFd) -> io::Result<Descriptor> {
+    // SAFETY: takes no pointers.
+    Descriptor::create(|| unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) })
+}
+
+/// Sets O_NONBLOCK. The flag belongs to the open file description: all duplicates have it.
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: F_GETFL and F_SETFL take no pointers.
+    unsafe {
+        let flags = cvt(libc::fcntl(fd.as_raw_fd(), libc::F_GETFL))?;
+        cvt(libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK))?;
+    }
+    Ok(())
 }
 
 /// Marks a descriptor close-on-exec.

@@ -1,326 +1,370 @@
 //! The sending side: what a caller holds.
 //!
-//! - `batch`: whole frames, and the memory for them
-//! - `queue`: batches between producers and the sender, and the account of every message
-//! - `front`: the one or two batches being written, frame by frame
-//! - `window`: which messages the reader may not have read
-//! - `connection`: one connection: what the kernel says of it
-//! - `link`: the states of the connection
-//! - `sender`: connection after connection: dial, pump, lose
-//! - `drain`: the end: what is left is sent or given up
-//! - `world`: what the sender works with
-//! - `shared`: the state of all that, and what threads of ours, callers and the host do with it
-//! - `crew`: the threads that drive all started writers
-//! - `rota`: whose turn it is, and how many threads are needed
+//! - `write`: the calls that queue messages
+//! - `queue`: frames between producers and the session; `account`: how each message ended
+//! - `batch`: whole frames one behind the other; `batch_pool`: memory for them
+//! - `session`: connect, send, lose, drain: a state machine without I/O, threads or a clock
+//! - `redial`: when to dial next, and when to give up
+//! - `write_cursor`: how far the kernel has taken the batches, and what is kept until the reader has handled it
+//! - `in_flight`: what a plain reader may not have read; `records`: what one of this library says
+//! - `transport`: the socket as the session sees it; `dialer`: finds the path and connects
+//! - `driver`: steps the session and does what it asks for; `reports`: what it has to tell the error callback
+//! - `wait`: how callers wait; `host_loop`: the descriptors of a host's event loop
+//! - `path_watch`: tells when the reader's socket appears; `shared_watch`: the one of all started writers
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::lifecycle::{Driver, Lifecycle, Phase, Stop};
-use crate::metrics::WriterMetrics;
+use crate::event_source::{EventSource, HostDriven};
+use crate::lifecycle::{DrivenBy, Phase};
+use crate::metrics::{WriterMetrics, prometheus};
 use crate::options::WriterOptions;
+use crate::path::one_line;
 use crate::sys::event::Poller;
-use crate::sys::fork;
-use crate::sys::lock::{Condvar, Mutex};
 
+mod account;
 mod batch;
-mod connection;
-mod crew;
-mod drain;
-mod front;
-mod link;
+mod batch_pool;
+mod dialer;
+mod driver;
+mod host_loop;
+mod in_flight;
 #[cfg(all(test, loom))]
 mod model;
+mod path_watch;
 mod queue;
-mod rota;
-mod sender;
-mod shared;
-mod window;
-mod world;
+mod records;
+mod redial;
+mod reports;
+mod session;
+mod shared_watch;
+mod transport;
+mod wait;
+mod write;
+mod write_cursor;
 
-use crew::{Berth, Driven};
-use queue::{Queue, Refusal};
-use rota::Turns;
-use sender::Sender;
-use shared::Shared;
-use world::Counters;
+use driver::Driver;
+use queue::Queue;
+pub use write::WriteMessagesError;
 
-/// How often `flush` looks at first, and at most.
-const FLUSH_STEP: Duration = Duration::from_micros(100);
-const FLUSH_LONGEST: Duration = Duration::from_millis(5);
+/// More than all the pieces of a new writer need together.
+const STATE: usize = 16 << 10;
 
 /// Queues messages without ever blocking its caller, and sends them to the reader at a path.
 ///
-/// All methods may be called from any thread. Dropping a running writer stops it at once, giving up what is queued: call
-/// [`Writer::stop`] first to send it.
+/// All methods may be called from any thread. Dropping a running writer stops it as [`Writer::stop`] does, within the time of
+/// [`WriterOptions::linger`]; inside one of its own callbacks it ends at once, and what is queued is given up.
+///
+/// ```
+/// use std::time::Duration;
+/// use udsipc::{Reader, ReaderOptions, Writer, WriterOptions};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("events.sock");
+/// # let reader = Reader::new(&path, |_, _| (), ReaderOptions::new())?;
+/// # reader.start()?;
+/// let writer = Writer::new(&path, WriterOptions::new())?;
+/// writer.start()?;
+/// writer.write(b"hello")?;
+/// writer.stop(Duration::from_secs(5))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a writer that is dropped is stopped"]
 pub struct Writer {
-    shared: Arc<Shared>,
-}
-
-/// How far [`Writer::write_messages`] came.
-#[derive(Debug, thiserror::Error)]
-#[error("message {accepted} was refused: {error}")]
-pub struct WriteManyError {
-    /// How many messages were accepted before the refusal.
-    pub accepted: usize,
-    /// Why the next one was refused.
-    pub error: Error,
+    driver: Arc<Driver>,
 }
 
 impl Writer {
     /// Makes a writer for the reader at `path`. Touches no file and no socket.
+    ///
+    /// # Errors
+    ///
+    /// An option out of its range; [`Error::InvalidSocketPath`]; [`Error::NoResources`].
+    ///
+    /// ```
+    /// # use udsipc::{Error, Writer, WriterOptions};
+    /// let writer = Writer::new("/run/app/events.sock", WriterOptions::new())?;
+    ///
+    /// let refused = Writer::new("unix:/run/app/events.sock", WriterOptions::new());
+    /// assert!(matches!(refused, Err(Error::InvalidSocketPath { .. })), "it is a path, no URL");
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn new(path: impl AsRef<Path>, options: WriterOptions) -> Result<Writer> {
-        let path = path.as_ref();
-        crate::path::check(path)?;
-        let resources = |source| Error::from_os("descriptors for a writer's event loop", source);
-        let poller = Poller::new().map_err(resources)?;
-        poller.wake(); // a host's loop sees at once that there is something to do: connect
-        let shared = Shared {
-            path: path.into(),
-            queue: Queue::new(options.max_buffered_writes, options.max_buffered_bytes),
-            options,
-            poller,
-            counters: Counters::default(),
-            socket: AtomicI32::new(-1),
-            sender: Mutex::new(Sender::new(Instant::now(), RandomState::new().build_hasher().finish())),
-            lifecycle: Lifecycle::new(),
-            berth: OnceLock::new(),
-            turns: Turns::default(),
-            losses_told: AtomicU64::new(0),
-            delivering: Mutex::new(()),
-            undelivered: Mutex::new(0),
-            delivered: Condvar::default(),
-            muted: AtomicBool::new(false),
-            fork: fork::Token::of_this_process().map_err(resources)?,
-        };
-        Ok(Writer { shared: Arc::new(shared) })
+        options.check()?;
+        check_memory()?;
+        let queue = Queue::new(options.max_buffered_writes, options.max_buffered_bytes);
+        let seed = RandomState::new().build_hasher().finish();
+        let driver = Driver::new(path.as_ref().into(), options, queue, seed)?;
+        Ok(Writer { driver: Arc::new(driver) })
     }
 
     /// From now on threads of the library drive the writer, which connects at once. Calling it again does nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoResources`] if no thread can be started; [`Error::WrongState`] if the program drives it
+    /// ([`Writer::event_source`]); [`Error::Stopped`]; [`Error::Forked`].
+    ///
+    /// ```
+    /// # use udsipc::{Writer, WriterOptions};
+    /// let writer = Writer::new("@events", WriterOptions::new())?;
+    /// writer.write(b"queued before, sent after the start")?;
+    /// writer.start()?;
+    /// # Ok::<(), udsipc::Error>(())
+    /// ```
     pub fn start(&self) -> Result<()> {
         self.check_fork()?;
-        let shared = &self.shared;
-        shared.lifecycle.start(|| {
-            let driven: Arc<dyn Driven> = Arc::<Shared>::clone(shared);
-            let berth = Berth::find(&driven)?;
-            let _ = shared.berth.set(berth); // the first one: a start that has succeeded is not made again
-            Ok(())
-        })?;
-        Ok(())
+        self.driver.start()
     }
 
-    /// Queues a copy of `message`. Never blocks. An empty message is accepted and not sent.
-    #[inline(always)] // into the C function: a call and a result in memory cost a twentieth of what this does
-    pub fn write(&self, message: &[u8]) -> Result<()> {
-        let shared = &self.shared;
-        if !shared.is_plain(message) {
-            return shared.judge(message);
-        }
-        match shared.queue.push(message) {
-            Ok(false) => Ok(()),
-            Ok(true) => {
-                shared.rouse();
-                Ok(())
-            }
-            Err(refusal) => Err(shared.explain(refusal)),
-        }
-    }
-
-    /// As [`Writer::write`], but waits up to `timeout` for room. A time of zero does not wait. While the host drives the
-    /// writer, this call does so itself as long as it waits.
-    pub fn write_timeout(&self, message: &[u8], timeout: Duration) -> Result<()> {
-        let shared = &self.shared;
-        if timeout.is_zero() || !shared.is_plain(message) || !shared.queue.could_hold(message) {
-            return self.write(message);
-        }
-        let deadline = Instant::now().checked_add(timeout);
-        loop {
-            match shared.queue.offer(message) {
-                Ok(false) => return Ok(()),
-                Ok(true) => {
-                    shared.rouse();
-                    return Ok(());
-                }
-                Err(Refusal::Full) => {}
-                Err(refusal) => return Err(shared.explain(refusal)),
-            }
-            let in_vain = match shared.lifecycle.refuse_in_callback("write_message_timeout") {
-                Ok(()) if is_past(deadline) => Error::Timeout("the queue stayed full"),
-                Ok(()) => {
-                    shared.wait_for_room(message.len(), deadline);
-                    continue;
-                }
-                Err(deadlock) => deadlock,
-            };
-            shared.queue.count_dropped();
-            return Err(in_vain);
-        }
-    }
-
-    /// Queues messages in order and returns how many: all, or those before the first that was refused.
-    pub fn write_messages<'a, I>(&self, messages: I) -> std::result::Result<usize, WriteManyError>
-    where
-        I: IntoIterator<Item = &'a [u8]>,
-    {
-        enum Why {
-            Refused(Refusal),
-            TooLarge(u64),
-        }
-        impl From<Refusal> for Why {
-            fn from(refusal: Refusal) -> Why {
-                Why::Refused(refusal)
-            }
-        }
-        let shared = &self.shared;
-        self.check_fork().map_err(|error| WriteManyError { accepted: 0, error })?;
-        let limit = shared.options.max_message_size;
-        let checked = messages.into_iter().map(|message| match message.len() as u64 {
-            size if size > limit => Err(Why::TooLarge(size)),
-            _ => Ok(message),
-        });
-        let (accepted, why) = shared.queue.push_many(checked, || shared.rouse());
-        match why {
-            None => Ok(accepted),
-            Some(Why::Refused(refusal)) => Err(WriteManyError { accepted, error: shared.explain(refusal) }),
-            Some(Why::TooLarge(size)) => {
-                Err(WriteManyError { accepted, error: Error::MessageTooLarge { size, limit } })
-            }
-        }
-    }
-
-    /// Waits until the reader's process has read everything that was accepted before the call. If messages have been given
-    /// up, or may have been lost with a reader, since the last flush, it fails with [`Error::Undelivered`] at once.
+    /// Waits until everything that was accepted before the call has been handled by a reader that acknowledges, or has been
+    /// read by the process of any other reader.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Undelivered`] at once if messages have been given up, or may have been lost with a reader, since the last flush;
+    /// [`Error::Timeout`]; [`Error::WouldDeadlock`] inside one of the writer's callbacks; [`Error::Stopped`];
+    /// [`Error::Forked`].
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use udsipc::{Reader, ReaderOptions, Writer, WriterOptions};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("events.sock");
+    /// # let reader = Reader::new(&path, |_, _| (), ReaderOptions::new())?;
+    /// # reader.start()?;
+    /// # let writer = Writer::new(&path, WriterOptions::new())?;
+    /// # writer.start()?;
+    /// writer.write(b"hello")?;
+    /// writer.flush(Duration::from_secs(5))?;
+    /// assert_eq!(writer.metrics().acknowledged, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn flush(&self, timeout: Duration) -> Result<()> {
         self.check_fork()?;
-        let shared = &self.shared;
-        shared.lifecycle.refuse_in_callback("flush")?;
+        let driver = &self.driver;
+        driver.lifecycle.refuse_in_callback("flush")?;
         // Before the goal: a loss of what counts towards it is then never taken for one that was told earlier.
-        let told = shared.losses_told.load(Ordering::SeqCst);
-        let goal = shared.queue.account().accepted.messages;
-        let deadline = Instant::now().checked_add(timeout);
-        let mut step = FLUSH_STEP;
-        loop {
-            let (settled, over) = {
-                let mut sender = shared.sender.lock();
-                (sender.settled(shared.world()), sender.is_over())
-            };
-            let lost = shared.lost();
+        let told = driver.losses_told.load(Ordering::SeqCst);
+        let goal = driver.queue.account().accepted.messages;
+        let settled = || {
+            let (settled, lost, is_over) = driver.settled();
             if lost > told {
                 // Everyone who waits is told; a later call is not.
-                shared.losses_told.fetch_max(lost, Ordering::Relaxed);
-                return Err(Error::Undelivered(lost - told));
+                driver.losses_told.fetch_max(lost, Ordering::Relaxed);
+                return Some(Err(Error::Undelivered(lost - told)));
             }
             // Its connection is gone, and with it what would tell whether all of it was read.
-            if over || shared.lifecycle.phase() == Phase::Stopped {
-                return Err(shared.lifecycle.why_stopped());
+            if is_over || driver.lifecycle.phase() == Phase::Stopped {
+                return Some(Err(driver.lifecycle.why_stopped()));
             }
-            if settled >= goal {
-                return Ok(());
-            }
-            if is_past(deadline) {
-                return Err(Error::Timeout("the reader has not read everything yet"));
-            }
-            let pause = deadline.map_or(step, |deadline| step.min(deadline.saturating_duration_since(Instant::now())));
-            match shared.lifecycle.driver() {
-                Driver::Host => {
-                    shared.drive(Some(pause));
-                }
-                Driver::Threads | Driver::Nobody => std::thread::sleep(pause), // there is no event for SIOCOUTQ
-            }
-            step = (step * 2).min(FLUSH_LONGEST);
-        }
+            (settled >= goal).then_some(Ok(()))
+        };
+        // There is no event for what the reader has read (SIOCOUTQ).
+        wait::until(driver, Instant::now().checked_add(timeout), wait::SHORT_STEP, settled, std::thread::sleep)
+            .unwrap_or(Err(Error::Timeout("the reader has not read everything yet")))
     }
 
     /// Refuses new messages from now on, sends what is queued, and returns when that is done or `timeout` has passed.
     /// Later calls return what the first one returned.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Undelivered`] if messages were given up because nobody listens (after 250 ms, see
+    /// [`WriterOptions::drain_until_deadline`]), or may not have been read; [`Error::Timeout`]; [`Error::WouldDeadlock`]
+    /// inside one of the writer's callbacks; [`Error::Forked`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use udsipc::{Error, Writer, WriterOptions};
+    ///
+    /// let writer = Writer::new("@nobody listens", WriterOptions::new())?;
+    /// writer.start()?;
+    /// writer.write(b"hello")?;
+    /// let ended = writer.stop(Duration::from_secs(5));
+    /// assert!(matches!(ended, Err(Error::Undelivered(1))));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn stop(&self, timeout: Duration) -> Result<()> {
         self.check_fork()?;
         // The handle may be dropped in a callback of this very call.
-        let shared = Arc::clone(&self.shared);
-        shared.lifecycle.refuse_in_callback("stop")?;
-        shared.stop(timeout)
+        let driver = Arc::clone(&self.driver);
+        driver.lifecycle.refuse_in_callback("stop")?;
+        driver.stop(timeout)
     }
 
     /// What the writer has done so far.
+    ///
+    /// ```
+    /// # use udsipc::{Writer, WriterOptions};
+    /// let writer = Writer::new("@events", WriterOptions::new())?;
+    /// writer.write(b"hello")?;
+    /// assert_eq!(writer.metrics().queue_bytes, 5);
+    /// # Ok::<(), udsipc::Error>(())
+    /// ```
     pub fn metrics(&self) -> WriterMetrics {
-        let shared = &*self.shared;
+        let counters = &self.driver.counters;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        // First, so that it never counts messages that `sent` does not.
-        let suspected_lost = count(&shared.counters.suspected_lost);
-        let account = shared.queue.account();
+        // These first, so that they never count messages that `sent` does not.
+        let suspected_lost = count(&counters.suspected_lost);
+        self.driver.poll_ledger();
+        let acknowledged = count(&counters.acknowledged);
+        let account = self.driver.queue.account();
         WriterMetrics {
             sent: account.sent.messages,
             dropped: account.dropped,
-            failed: count(&shared.counters.failed),
+            failed: count(&counters.failed),
             queue_depth: account.depth.messages,
             queue_bytes: account.depth.bytes,
             sent_bytes: account.sent.bytes,
-            retried: count(&shared.counters.retried),
+            retried: count(&counters.retried),
             abandoned: account.abandoned.messages,
             suspected_lost,
-            connections: count(&shared.counters.connections),
-            connect_failures: count(&shared.counters.connect_failures),
+            connections: count(&counters.connections),
+            connect_failures: count(&counters.connect_failures),
+            acknowledged,
+            redelivered: count(&counters.redelivered),
         }
+    }
+
+    /// The counters in the text format of Prometheus, version 0.0.4. `labels` is empty, or what stands between the braces:
+    /// `pipe="events"`.
+    ///
+    /// ```
+    /// let writer = udsipc::Writer::new("/run/app/events.sock", udsipc::WriterOptions::new())?;
+    /// writer.write(b"hello")?;
+    /// let text = writer.metrics_prometheus(r#"pipe="events""#)?;
+    /// assert!(text.contains("udsipc_writer_queue_depth{pipe=\"events\"} 1\n"));
+    /// # Ok::<(), udsipc::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] for labels with which the text would not parse.
+    pub fn metrics_prometheus(&self, labels: &str) -> Result<String> {
+        prometheus::writer(&self.metrics(), self.is_connected(), labels)
+    }
+
+    /// One line for a log: the state, the path, and how messages have ended.
+    ///
+    /// ```
+    /// let writer = udsipc::Writer::new("/run/app/events.sock", udsipc::WriterOptions::new())?;
+    /// assert!(writer.describe()?.starts_with("not started socket_path=/run/app/events.sock connected=false"));
+    /// # Ok::<(), udsipc::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forked`].
+    pub fn describe(&self) -> Result<String> {
+        self.check_fork()?;
+        let driver = &self.driver;
+        let state = match (driver.lifecycle.phase(), driver.lifecycle.driven_by()) {
+            (Phase::Stopped, _) => "stopped",
+            (Phase::Draining { .. }, _) => "stopping",
+            (Phase::Running, DrivenBy::Threads) => "running on threads of the library",
+            (Phase::Running, DrivenBy::Host) => "running in the program's event loop",
+            (Phase::Running, DrivenBy::Nobody) => "not started",
+        };
+        let (is_acknowledged, metrics) = (driver.is_acknowledged(), self.metrics());
+        Ok(format!(
+            "{state} socket_path={} connected={} acknowledged_delivery={is_acknowledged} queue_depth={} queue_bytes={} \
+             sent={} acknowledged={} redelivered={} dropped={} abandoned={} suspected_lost={} connections={} \
+             connect_failures={}",
+            one_line(self.socket_path()),
+            self.is_connected(),
+            metrics.queue_depth,
+            metrics.queue_bytes,
+            metrics.sent,
+            metrics.acknowledged,
+            metrics.redelivered,
+            metrics.dropped,
+            metrics.abandoned,
+            metrics.suspected_lost,
+            metrics.connections,
+            metrics.connect_failures,
+        ))
     }
 
     /// The path, as it was given.
+    ///
+    /// ```
+    /// # use udsipc::{Writer, WriterOptions};
+    /// let writer = Writer::new("@events", WriterOptions::new())?;
+    /// assert_eq!(writer.socket_path(), "@events");
+    /// # Ok::<(), udsipc::Error>(())
+    /// ```
     pub fn socket_path(&self) -> &Path {
-        &self.shared.path
+        &self.driver.path
     }
 
     /// Whether there is a connection. With socket activation that does not say that the reader runs.
+    ///
+    /// ```
+    /// # use udsipc::{Writer, WriterOptions};
+    /// let writer = Writer::new("@events", WriterOptions::new())?;
+    /// assert!(!writer.is_connected(), "it has not been started");
+    /// # Ok::<(), udsipc::Error>(())
+    /// ```
     pub fn is_connected(&self) -> bool {
-        self.shared.fork.is_current() && self.shared.socket.load(Ordering::Relaxed) >= 0
+        self.driver.fork.is_current() && self.driver.is_connected()
     }
 
-    /// The descriptor that a host's event loop watches: level-triggered, readable when [`Writer::dispatch`] has work.
-    pub fn event_fd(&self) -> Result<BorrowedFd<'_>> {
+    /// The writer in an event loop of the program, in place of [`Writer::start`]: without a thread of the library. The first
+    /// call makes its three descriptors, which a writer with threads does not need.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoResources`] without descriptors; [`Error::Forked`].
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use udsipc::{Writer, WriterOptions};
+    /// let writer = Writer::new("@events", WriterOptions::new())?;
+    /// let source = writer.event_source()?;
+    /// writer.write(b"hello")?;
+    /// // Whenever its descriptor is readable:
+    /// source.dispatch(Duration::ZERO)?;
+    /// # Ok::<(), udsipc::Error>(())
+    /// ```
+    pub fn event_source(&self) -> Result<EventSource> {
         self.check_fork()?;
-        Ok(self.shared.poller.as_fd())
+        let poller = Arc::clone(self.driver.host_loop()?.poller());
+        Ok(EventSource::new(Hosted { driver: Arc::clone(&self.driver), poller }))
     }
 
-    /// Waits up to `timeout` for work, does what can be done at once, and returns. For a writer that is not started.
-    pub fn dispatch(&self, timeout: Duration) -> Result<()> {
+    /// The descriptor for the C API.
+    pub(crate) fn event_fd(&self) -> Result<BorrowedFd<'_>> {
         self.check_fork()?;
-        // The handle may be dropped in a callback of this very call.
-        let shared = Arc::clone(&self.shared);
-        shared.lifecycle.refuse_in_callback("dispatch")?;
-        shared.lifecycle.dispatch()?;
-        shared.drive((timeout != Duration::MAX).then_some(timeout));
-        Ok(())
+        Ok(self.driver.host_loop()?.poller().as_fd())
+    }
+
+    /// See [`EventSource::dispatch`].
+    pub(crate) fn dispatch(&self, timeout: Duration) -> Result<bool> {
+        self.driver.dispatch(timeout)
     }
 
     /// Fails if the writer was made by the parent of this process.
-    pub fn check_fork(&self) -> Result<()> {
-        if self.shared.fork.is_current() { Ok(()) } else { Err(Error::Forked) }
+    pub(crate) fn check_fork(&self) -> Result<()> {
+        self.driver.check_fork()
     }
 
-    /// A forced stop: what is queued is given up.
+    /// The end of the handle: a stop within `linger`, or at once where waiting would be waiting for the caller itself.
     pub(crate) fn end(&self) {
-        if self.check_fork().is_err() || self.shared.lifecycle.in_callback() {
-            return self.abandon();
-        }
-        let _ = Arc::clone(&self.shared).stop(Duration::ZERO);
-    }
-
-    /// Ends without waiting, and tells nobody any more: for a handle that is given up inside one of its own callbacks, where
-    /// waiting would be waiting for ourselves, or in a forked child.
-    fn abandon(&self) {
-        let shared = &self.shared;
-        if !shared.fork.is_current() {
-            return shared.leave_to_parent();
-        }
-        shared.muted.store(true, Ordering::Relaxed);
-        shared.queue.close();
-        match shared.lifecycle.stop(Duration::ZERO) {
-            Stop::Lead(Driver::Host | Driver::Nobody) => shared.give_up_undriven(),
-            Stop::Lead(Driver::Threads) | Stop::Follow(_) | Stop::Over => shared.poller.wake(),
+        let driver = Arc::clone(&self.driver);
+        if self.check_fork().is_err() {
+            // The parent's threads do not exist here, and a lock that one of them held stays locked for ever.
+            std::mem::forget(driver);
+        } else if driver.lifecycle.in_callback() {
+            driver.abandon();
+        } else {
+            let _ = driver.stop(driver.options.linger);
         }
     }
 }
@@ -331,12 +375,37 @@ impl Drop for Writer {
     }
 }
 
-fn is_past(deadline: Option<Instant>) -> bool {
-    deadline.is_some_and(|deadline| Instant::now() >= deadline)
+/// A writer in a host's event loop, whose descriptors have been made.
+struct Hosted {
+    driver: Arc<Driver>,
+    poller: Arc<Poller>,
+}
+
+impl HostDriven for Hosted {
+    fn event_fd(&self) -> BorrowedFd<'_> {
+        self.poller.as_fd()
+    }
+
+    fn dispatch(&self, timeout: Duration) -> Result<bool> {
+        self.driver.dispatch(timeout)
+    }
+}
+
+/// Whether a new writer's state can be allocated. Its pieces are small, and allocated in ways that cannot fail: they find
+/// what this has just given back.
+fn check_memory() -> Result<()> {
+    let mut room: Vec<u8> = Vec::new();
+    let reserved = room.try_reserve_exact(STATE);
+    std::hint::black_box(&room); // else the compiler leaves the allocation out
+    reserved.map_err(|_| no_memory("memory for a writer"))
+}
+
+fn no_memory(action: &'static str) -> Error {
+    Error::NoResources { action: action.into(), source: std::io::ErrorKind::OutOfMemory.into() }
 }
 
 impl fmt::Debug for Writer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Writer").field("path", &self.shared.path).field("metrics", &self.metrics()).finish()
+        f.debug_struct("Writer").field("path", &self.driver.path).field("metrics", &self.metrics()).finish()
     }
 }

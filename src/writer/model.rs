@@ -1,5 +1,4 @@
-//! Models of the hand-over between producers and the sender, and of the threads that share the work: loom tries every
-//! interleaving of them.
+//! Models of the hand-over between producers and the session: loom tries every interleaving of the real queue.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --release --lib model`
 
@@ -8,7 +7,6 @@ use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 
 use super::queue::{Fate, LARGE, Queue, Refusal};
-use super::rota::{Asked, Help, Next, Rota, Turns};
 
 /// What wakes the sender: as an eventfd, a wake-up that comes before the wait is not lost.
 #[derive(Default)]
@@ -29,11 +27,6 @@ impl Bell {
             rung = self.heard.wait(rung).expect("no panic");
         }
         *rung = false;
-    }
-
-    /// A thread that works takes a ring that was meant for one that waits.
-    fn is_heard(&self) -> bool {
-        std::mem::take(&mut *self.rung.lock().expect("no panic"))
     }
 }
 
@@ -87,7 +80,7 @@ fn a_producer_never_waits_for_room_that_is_there() {
             thread::spawn(move || {
                 for _ in 0..2 {
                     loop {
-                        match queue.offer(b"m") {
+                        match queue.push(b"m") {
                             Ok(asleep) => {
                                 if asleep {
                                     bell.ring();
@@ -159,120 +152,62 @@ fn a_large_message_keeps_its_place_and_wakes_the_sender() {
     });
 }
 
-/// A task of a crew: what is asked of it, and what has been done.
-#[derive(Default)]
-struct Job {
-    turns: Turns,
-    asked: AtomicUsize,
-    done: AtomicUsize,
-    /// Two threads at it at the same time would find it taken.
-    taken: loom::sync::Mutex<()>,
-}
-
-struct Crew {
-    rota: Rota<Arc<Job>>,
-    bell: Bell,
-}
-
-impl Crew {
-    /// One thread, or the second as well, which comes when the first is away.
-    fn new(threads: u32) -> Arc<Crew> {
-        let rota = Rota::new(threads);
-        assert_eq!(rota.man(), Help::Start);
-        if threads == 2 {
-            rota.step_aside();
-            assert_eq!(rota.man(), Help::Start);
-            rota.step_back();
-        }
-        Arc::new(Crew { rota, bell: Bell::default() })
-    }
-
-    fn ask(&self, job: &Arc<Job>) {
-        job.asked.fetch_add(1, Ordering::SeqCst);
-        if job.turns.ask(Asked::WORK) && self.rota.add(1, Arc::clone(job)) == Help::Wake {
-            self.bell.ring();
-        }
-    }
-
-    /// The body of a thread: works until the crew is closed.
-    fn work(&self, looks: bool) {
-        loop {
-            match self.rota.next() {
-                Next::Serve(key, job, help) => {
-                    if help == Help::Wake {
-                        self.bell.ring();
-                    }
-                    self.serve(job);
-                    self.rota.served(key);
-                    if looks {
-                        self.bell.is_heard();
-                        self.rota.heard();
-                    }
-                }
-                Next::Sleep { .. } => {
-                    self.bell.wait();
-                    assert!(self.rota.woke_up(false));
-                }
-                Next::Leave => return self.bell.ring(), // others may wait as well
-            }
-        }
-    }
-
-    fn serve(&self, job: Arc<Job>) {
-        job.turns.begin();
-        let taken = job.taken.try_lock().expect("one thread at a time");
-        job.done.store(job.asked.load(Ordering::SeqCst), Ordering::SeqCst);
-        drop(taken);
-        if job.turns.end() {
-            self.rota.add_own(1, job);
-        }
-    }
-
-    fn close(&self) {
-        self.rota.close();
-        self.bell.ring();
-    }
-}
-
-/// What is asked of a task while it waits for its turn, or has it, is done in that turn or in another one.
+/// Two large messages, both copied before either is admitted: one gets the last place.
 #[test]
-fn what_is_asked_of_a_task_is_done() {
+fn of_two_large_messages_one_gets_the_last_place() {
     loom::model(|| {
-        let (crew, job) = (Crew::new(1), Arc::new(Job::default()));
-        let worker = {
-            let crew = Arc::clone(&crew);
-            thread::spawn(move || crew.work(false))
-        };
-        crew.ask(&job);
-        crew.ask(&job);
-        while job.done.load(Ordering::SeqCst) < 2 {
-            thread::yield_now();
-        }
-        crew.close();
-        worker.join().expect("no panic");
+        let queue = Arc::new(Queue::new(1, 0));
+        let producers: Vec<_> = (0..2)
+            .map(|_| {
+                let queue = Arc::clone(&queue);
+                thread::spawn(move || queue.push(&[1; LARGE]).map_err(|refusal| assert_eq!(refusal, Refusal::Full)))
+            })
+            .collect();
+        let taken = producers.into_iter().filter_map(|producer| producer.join().expect("no panic").ok()).count();
+        assert_eq!(taken, 1);
+        assert_eq!(queue.account().depth.messages, 1);
+        assert_eq!(queue.take().expect("the one").messages, 1);
+        assert!(queue.take().is_none());
     });
 }
 
-/// Two threads, of which a busy one may take a call that was meant for the other: the task is served all the same, by one
-/// of them at a time.
+/// A stop may come while a large message is copied: what is there after the close is all that will ever be there.
 #[test]
-fn a_call_that_another_thread_takes_is_not_lost() {
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(2); // all of it would take hours
-    model.check(|| {
-        let (crew, job) = (Crew::new(2), Arc::new(Job::default()));
-        let workers: Vec<_> = (0..2)
-            .map(|_| {
-                let crew = Arc::clone(&crew);
-                thread::spawn(move || crew.work(true))
-            })
-            .collect();
-        crew.ask(&job);
-        crew.ask(&job);
-        while job.done.load(Ordering::SeqCst) < 2 {
-            thread::yield_now();
+fn no_large_message_is_taken_after_the_close() {
+    loom::model(|| {
+        let queue = Arc::new(Queue::new(2, 0));
+        let producer = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || queue.push(&[1; LARGE]))
+        };
+        queue.close();
+        let at_close = queue.account().accepted.messages;
+        let drained = std::iter::from_fn(|| queue.take()).map(|batch| batch.messages).sum::<u64>();
+        assert_eq!(drained, at_close);
+        match producer.join().expect("no panic") {
+            Ok(_) => assert_eq!(at_close, 1),
+            Err(refusal) => assert_eq!((refusal, at_close), (Refusal::Closed, 0)),
         }
-        crew.close();
-        workers.into_iter().for_each(|worker| worker.join().expect("no panic"));
+        assert_eq!(queue.account().accepted.messages, at_close);
+    });
+}
+
+/// Many in one call, with a large one among them: the lock is given up on the way, and the sender still misses nothing.
+#[test]
+fn a_sender_never_sleeps_over_one_of_many() {
+    loom::model(|| {
+        let queue = Arc::new(Queue::new(8, 0));
+        let bell = Arc::new(Bell::default());
+        let producer = {
+            let (queue, bell) = (Arc::clone(&queue), Arc::clone(&bell));
+            thread::spawn(move || {
+                let taken = queue.push_many(&[b"a", &[1; LARGE], b"b"], || bell.ring());
+                assert_eq!(taken, (3, None));
+            })
+        };
+        send(&queue, &bell, 3);
+        producer.join().expect("no panic");
+        let account = queue.account();
+        assert_eq!((account.sent.bytes, account.depth.messages), (LARGE as u64 + 2, 0));
     });
 }

@@ -21,12 +21,14 @@ const NO_CONSUMER: i32 = 25;
 const NOT_CONNECTED: i32 = 26;
 const CONNECTION_CLOSED: i32 = 27;
 pub const UNDELIVERED: i32 = 28;
+pub const NOT_ACKNOWLEDGED: i32 = 29;
 const HANDLER_FAILED: i32 = 42;
 pub const ADDRESS_IN_USE: i32 = 43;
+const PERMISSION_DENIED: i32 = 44;
 
 /// All the numbers that have a text of their own.
-pub const STATUSES: [i32; 28] =
-    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 21, 22, 23, 24, 25, 26, 27, 28, 40, 41, 42, 43, 44, 45, 46, 90];
+pub const STATUSES: [i32; 30] =
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 40, 41, 42, 43, 44, 45, 46, 47, 90];
 
 /// What an error callback is told apart by.
 pub const WRITER_ERROR: usize = 1;
@@ -35,6 +37,10 @@ pub const READER_ERROR: usize = 2;
 /// What can go wrong in the background between a writer and a reader on one machine that has enough of everything.
 pub const WRITER_CONTEXTS: &[(i32, &CStr)] = &[
     (NOT_CONNECTED, c"failed to connect"),
+    (NOT_ACKNOWLEDGED, c"failed to connect"),
+    (PERMISSION_DENIED, c"failed to connect"),
+    (MESSAGE_TOO_LARGE, c"write failure"),
+    (MESSAGE_TOO_LARGE, c"write failure after reconnect"),
     (NO_CONSUMER, c"write failure"),
     (BACKPRESSURE, c"write failure"),
     (NO_CONSUMER, c"write failure after reconnect"),
@@ -74,10 +80,12 @@ pub struct Counters {
     pub suspected_lost: u64,
     pub connections: u64,
     pub connect_failures: u64,
+    pub acknowledged: u64,
+    pub redelivered: u64,
 }
 
 pub const WRITER_COUNTERS: usize = size_of::<Counters>() / 8;
-pub const READER_COUNTERS: usize = 8;
+pub const READER_COUNTERS: usize = 10;
 
 pub type OnMessage = unsafe extern "C" fn(*const u8, usize, *const c_void, *mut c_void) -> i32;
 pub type OnMessages = unsafe extern "C" fn(*const Buffer, usize, *const c_void, *mut c_void) -> usize;
@@ -99,6 +107,9 @@ unsafe extern "C" {
     pub fn udsipc_writer_options_set_write_buffer_size(options: *mut c_void, bytes: u32) -> i32;
     pub fn udsipc_writer_options_set_max_attempts(options: *mut c_void, attempts: u32) -> i32;
     pub fn udsipc_writer_options_set_drain_until_deadline(options: *mut c_void, on: i32) -> i32;
+    pub fn udsipc_writer_options_set_linger_ms(options: *mut c_void, ms: u64) -> i32;
+    pub fn udsipc_writer_options_set_acknowledge(options: *mut c_void, mode: i32) -> i32;
+    pub fn udsipc_writer_options_set_redeliver(options: *mut c_void, on: i32) -> i32;
     pub fn udsipc_writer_options_set_error_callback(
         options: *mut c_void,
         callback: Option<OnError>,
@@ -137,6 +148,8 @@ unsafe extern "C" {
     pub fn udsipc_reader_options_allow_gid(options: *mut c_void, id: u32) -> i32;
     pub fn udsipc_reader_options_set_listen_fd_name(options: *mut c_void, name: *const c_char) -> i32;
     pub fn udsipc_reader_options_set_use_systemd(options: *mut c_void, on: i32) -> i32;
+    pub fn udsipc_reader_options_set_callback_stack_size(options: *mut c_void, bytes: u64) -> i32;
+    pub fn udsipc_reader_options_set_linger_ms(options: *mut c_void, ms: u64) -> i32;
     pub fn udsipc_reader_options_set_error_callback(
         options: *mut c_void,
         callback: Option<OnError>,
@@ -167,6 +180,8 @@ unsafe extern "C" {
     pub fn udsipc_reader_dispatch(reader: *mut c_void, ms: u64) -> i32;
 
     pub fn udsipc_connection_id(connection: *const c_void) -> u64;
+    pub fn udsipc_connection_writer_id(connection: *const c_void, id: *mut u8) -> i32;
+    pub fn udsipc_message_sequence(connection: *const c_void) -> u64;
     pub fn udsipc_connection_credentials(connection: *const c_void, pid: *mut i32, uid: *mut u32, gid: *mut u32)
     -> i32;
 
