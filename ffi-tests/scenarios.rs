@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     let scenarios: BTreeSet<String> = output(runner().arg("--list")).lines().map(str::to_owned).collect();
     let test = |name: &String| {
         let name = name.clone();
-        Trial::ignorable_test(name.replace('.', "::"), move || run_scenario(&name))
+        Trial::ignorable_test(name.replace('.', "::"), move || harness::scenario(&name, || run_scenario(&name)))
     };
     let mut tests: Vec<Trial> = scenarios.iter().map(test).collect();
     tests.push(Trial::test("the_parity_list_is_whole_and_names_tests_that_exist", move || {
