@@ -16,9 +16,9 @@ from udsipc_capi import ERR_TIMEOUT, ERR_UNDELIVERED, FOREVER, OK, Writer, last_
 DRIVERS = ("threads", "host")
 DRAIN = "write failure during drain"
 
-# A test that is later than this with what it does within the 250 ms of a drain proves nothing, and is run again.
-IN_TIME = 0.2
-LATE = "this machine was too busy each time"
+# What has to happen within the 250 ms of a drain may be late on a busy machine; a library that breaks the promise does so in
+# each attempt.
+ATTEMPTS = 5
 
 
 class LateReader(TestCase):
@@ -45,7 +45,7 @@ class LateReader(TestCase):
 
     def restarted(self, driver, away, restarts):
         """A reader that ends in order and comes back `away` seconds later, again and again, while the writer drains. Returns
-        whether it came back in time."""
+        whether the writer has found it each time."""
         path = f"{self.directory}/{time.monotonic_ns()}"
         listener = self.listener(path)
         writer = self.driven(driver, self.writer(path))
@@ -57,18 +57,17 @@ class LateReader(TestCase):
         for _ in range(restarts):
             splitter = FrameSplitter()
             received += splitter.feed(receive_exactly(connection, 1_000_000))
-            gone = time.monotonic()
             self.remove_listener(listener)
             connection.shutdown(socket.SHUT_RD)
             received += splitter.feed(receive_all(connection))
             connection.close()
             elapse(away)
             listener = self.listener(path)
-            if time.monotonic() - gone > IN_TIME:
-                self.remove_listener(listener)
-                stopping.result()
+            try:
+                connection = self.accept(listener, timeout=2)
+            except TimeoutError:
+                self.assert_status(stopping.result(), ERR_UNDELIVERED)
                 return False
-            connection = self.accept(listener, timeout=2)
         received += FrameSplitter().feed(receive_all(connection))
         self.assert_status(stopping.result(), OK)
         self.assertEqual([number_of(message) for message in received], list(range(400)))
@@ -79,13 +78,13 @@ class LateReader(TestCase):
         """The 250 ms in which a drain looks for a reader begin anew with each one that goes."""
         for driver in DRIVERS:
             with self.subTest(driver):
-                self.assertTrue(any(self.restarted(driver, away=0.08, restarts=4) for _ in range(5)), LATE)
+                self.assertTrue(any(self.restarted(driver, away=0.08, restarts=4) for _ in range(ATTEMPTS)))
 
     def test_the_time_away_counts_from_the_readers_end_and_not_from_the_stop(self):
         """The stop has run for half a second when the reader goes for the first time."""
-        self.assertTrue(any(self.away_during_a_stop() for _ in range(5)), LATE)
+        self.assertTrue(any(self.found_again_during_a_stop() for _ in range(ATTEMPTS)))
 
-    def away_during_a_stop(self):
+    def found_again_during_a_stop(self):
         path = f"{self.directory}/{time.monotonic_ns()}"
         listener = self.listener(path)
         writer = self.writer(path, start=True)
@@ -95,19 +94,16 @@ class LateReader(TestCase):
             self.assert_status(writer.write(numbered(number)), OK)
         stopping = InBackground(lambda: writer.stop(DEADLINE_MS))
         elapse(0.5)
-        gone = time.monotonic()
         self.remove_listener(listener)
         connection.close()
         elapse(0.12)
-        has_waited = stopping.running()
         reader = self.reader(path, start=True)
-        is_in_time = time.monotonic() - gone < IN_TIME
         status = stopping.result()
-        if is_in_time:
-            self.assertTrue(has_waited)
-            self.assert_status(status, OK)
-            wait_until(lambda: len(reader.messages) == 11)
-        return is_in_time
+        if status != OK:
+            self.assert_status(status, ERR_UNDELIVERED)
+            return False
+        wait_until(lambda: len(reader.messages) == 11)
+        return True
 
 
 class OneReport(TestCase):
@@ -294,7 +290,7 @@ class Free(TestCase):
     def test_it_sends_what_is_queued_first(self):
         for driver in DRIVERS:
             with self.subTest(driver):
-                writer, peer = self.queued_writer(driver, 50_000)
+                writer, peer = self.queued_writer(driver, 50_000, linger_ms=DEADLINE_MS)
                 freeing = InBackground(writer.free)
                 elapse(0.1)
                 received = FrameSplitter().feed(receive_all(peer))
@@ -355,9 +351,9 @@ class ListenerGone(TestCase):
 
     def test_a_reader_that_still_reads_to_its_end_loses_nothing_meanwhile(self):
         """The listener is gone; what the last connection carried is judged when the reader has closed."""
-        self.assertTrue(any(self.reads_during_a_stop() for _ in range(5)), LATE)
+        self.assertTrue(any(self.lost_by_a_reader_that_reads_to_its_end() == 0 for _ in range(ATTEMPTS)))
 
-    def reads_during_a_stop(self):
+    def lost_by_a_reader_that_reads_to_its_end(self):
         path = f"{self.directory}/{time.monotonic_ns()}"
         listener = self.listener(path)
         writer = self.writer(path, start=True)
@@ -368,18 +364,14 @@ class ListenerGone(TestCase):
         connection.shutdown(socket.SHUT_RD)
         self.remove_listener(listener)
         self.assert_status(writer.write(b"behind"), OK)
-        begun = time.monotonic()
         stopping = InBackground(lambda: writer.stop(FOREVER))
         elapse(0.05)
         self.assertEqual(len(receive_all(connection)), 10 * len(frame(numbered(0))))
         connection.close()
-        is_in_time = time.monotonic() - begun < IN_TIME
         self.assert_status(stopping.result(timeout=3), ERR_UNDELIVERED)
         metrics = writer.metrics()
         self.assertEqual((metrics.sent, metrics.abandoned), (10, 1))
-        if is_in_time:
-            self.assertEqual(metrics.suspected_lost, 0)
-        return is_in_time
+        return metrics.suspected_lost
 
 
 if __name__ == "__main__":
