@@ -12,12 +12,12 @@ struct footprint {
     size_t heap;
 };
 
-/* Without what is open for a moment only: a writer that dials has a socket. */
-static size_t steady_fds(void)
+/* Without what is there for a moment only: a writer that dials has a socket, and a thread that has been joined is in /proc. */
+static size_t steady(size_t (*count)(void))
 {
     size_t least = SIZE_MAX;
     for (int look = 0; look < 10; look++) {
-        size_t now = open_fds();
+        size_t now = count();
         if (now < least) least = now;
         look_again_soon();
     }
@@ -27,7 +27,7 @@ static size_t steady_fds(void)
 static struct footprint footprint(void)
 {
     struct mallinfo2 heap = mallinfo2();
-    return (struct footprint){steady_fds(), threads(), entries_of("."), heap.uordblks + heap.hblkhd};
+    return (struct footprint){steady(open_fds), steady(threads), entries_of("."), heap.uordblks + heap.hblkhd};
 }
 
 /* 100 bytes kept per cycle would show. What may differ are a batch of 64 KiB that a queue keeps for later, and small

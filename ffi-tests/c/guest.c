@@ -475,7 +475,7 @@ static void a_forked_child_leaves_the_parent_alone(void)
         CHECK(exists(traffic.path.text));
         traffic_flows(&traffic);
     }
-    CHECK_INT(threads(), threads_before);
+    CHECK(threads() <= threads_before); /* fewer, if one had nothing to do for some seconds */
     CHECK_INT(open_fds(), fds_before);
     /* New connections are served as before, and the path is still the parent's. */
     int client = raw_connect(traffic.path.text);

@@ -431,7 +431,6 @@ static void gid_that_may_not_enter(void)
 static void eight_at_most(udsipc_reader_options *options)
 {
     CHECK_OK(udsipc_reader_options_set_max_connections(options, 8));
-    CHECK_OK(udsipc_reader_options_set_inactivity_timeout_ms(options, 1000));
 }
 
 /* More than max_connections: the rest is turned away unread, and a place that becomes free is taken again. */

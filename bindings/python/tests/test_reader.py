@@ -362,10 +362,13 @@ def test_options_reach_the_library(path: str) -> None:
             writer.write(b"small")
             assert reader.read(DEADLINE) == b"small"
     with Reader(path, allow_uids=[os.getuid() + 1], allow_gids=[]) as reader, Writer(path, linger=0) as writer:
-        with pytest.raises(udsipc.Timeout):
-            reader.read(0.1)
-        assert reader.metrics().refused > 0
-        assert writer.metrics().connections > 0
+        def has_refused() -> bool:
+            with pytest.raises(udsipc.Timeout):
+                reader.read(0.1)
+            return reader.metrics().refused > 0
+
+        wait_until(has_refused)
+        wait_until(lambda: writer.metrics().connections > 0)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(path)
         listening.listen()

@@ -225,6 +225,7 @@ def test_flush(path: str, listener: socket.socket, serving: Serve) -> None:
         writer.write(b"x")
         with pytest.raises(udsipc.Timeout):
             writer.flush(0.05)
+        wait_until(lambda: writer.metrics().sent == 1)
         writer.stop(0)  # it has been sent, to one who does not acknowledge
         with pytest.raises(udsipc.Stopped):
             writer.flush()
