@@ -27,7 +27,7 @@ fn driver_or_skip(out: &str, only: &str) -> Option<Command> {
 
 #[test]
 fn a_quick_bench_prints_figures_ratios_and_targets() {
-    let figures = "throughput,latency,enqueue,timed,idle,connections,threads,rest";
+    let figures = "throughput,sum,latency,enqueue,timed,idle,connections,threads,rest";
     let Some(mut command) = driver_or_skip("quick", &format!("udsipc,batched,raw,{figures}")) else { return };
     let json = support::tempdir();
     command.arg("--json").arg(json.path().join("figures.json"));
@@ -36,6 +36,8 @@ fn a_quick_bench_prints_figures_ratios_and_targets() {
         "| figure | unit | libudsipc |",
         "| throughput 16 B | M msg/s |",
         "| throughput 1 MiB | GB/s |",
+        "| throughput 1 KiB, every byte read | GB/s |",
+        "| CPU of both processes, 1 KiB, every byte read | s per M msg |",
         "| one-way latency p99.9 | us |",
         "| caller's time for an enqueue, 100 B | ns |",
         "| timed writes 100 B | M msg/s |",

@@ -37,6 +37,8 @@ static unsigned stream_count;
 static atomic_uint streams_open;
 static atomic_uint_fast64_t first_message, last_message;
 static uint64_t raw_bytes, raw_expected;
+static uint64_t sum_sent; /* of each message, behind its tag */
+static volatile uint64_t raw_sum;
 static uint64_t *latencies;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t complete = PTHREAD_COND_INITIALIZER;
@@ -65,6 +67,35 @@ void bench_fill(uint8_t *message, unsigned stream, uint64_t sequence)
     memcpy(message, &tag, sizeof tag);
 }
 
+static uint8_t *new_message(void)
+{
+    uint8_t *message = malloc(config.size);
+    if (message == NULL)
+        bench_fail("no memory for a message of %zu bytes", config.size);
+    for (size_t i = 0; i < config.size; i++)
+        message[i] = (uint8_t)i;
+    return message;
+}
+
+static uint64_t sum_of(const uint8_t *data, size_t len)
+{
+    uint64_t sum = 0, word;
+    for (; len >= sizeof word; data += sizeof word, len -= sizeof word) {
+        memcpy(&word, data, sizeof word);
+        sum += word;
+    }
+    while (len-- > 0)
+        sum += *data++;
+    return sum;
+}
+
+static bool is_as_sent(const uint8_t *data, size_t len)
+{
+    if (config.sum)
+        return sum_of(data + 8, len - 8) == sum_sent;
+    return data[len - 1] == (uint8_t)(len - 1);
+}
+
 static void note_first(void)
 {
     uint_fast64_t none = 0;
@@ -91,10 +122,10 @@ void bench_received(const uint8_t *data, size_t len)
     if (tag >> 40 >= stream_count)
         bench_fail("a message of stream %u arrived, and there is none", (unsigned)(tag >> 40));
     struct stream *stream = &streams[tag >> 40];
-    if (sequence != stream->next)
-        stream->wrong++;
     if (stream->next == 0)
         note_first();
+    if (sequence != stream->next || (config.mode == MODE_STREAM && !is_as_sent(data, len)))
+        stream->wrong++;
     if (latencies != NULL && stream->next < config.count) {
         uint64_t stamp;
         memcpy(&stamp, data + 8, sizeof stamp);
@@ -105,11 +136,12 @@ void bench_received(const uint8_t *data, size_t len)
         note_end_of_stream();
 }
 
-void bench_received_bytes(size_t bytes)
+void bench_received_bytes(const uint8_t *data, size_t len)
 {
     if (raw_bytes == 0)
         note_first();
-    raw_bytes += bytes;
+    raw_sum = config.sum ? sum_of(data, len) : (uint64_t)data[0] + data[len - 1];
+    raw_bytes += len;
     if (raw_bytes >= raw_expected && !bench_is_complete()) {
         atomic_store(&streams_open, 1);
         note_end_of_stream();
@@ -234,6 +266,9 @@ static void expect_streams(void)
         streams[i].expected = config.mode != MODE_IDLE ? config.count : i == 0 ? IDLE_WARM_UP : 1;
     atomic_store(&streams_open, stream_count);
     raw_expected = config.size * config.count * stream_count;
+    uint8_t *message = new_message();
+    sum_sent = sum_of(message + 8, config.size - 8);
+    free(message);
     if (config.mode == MODE_LATENCY) {
         if (config.count <= LATENCY_WARM_UP)
             bench_fail("count must be above %u", LATENCY_WARM_UP);
@@ -291,16 +326,6 @@ struct producer {
     uint64_t *bursts; /* nanoseconds of each burst in which no call had to wait */
     size_t burst_count;
 };
-
-static uint8_t *new_message(void)
-{
-    uint8_t *message = malloc(config.size);
-    if (message == NULL)
-        bench_fail("no memory for a message of %zu bytes", config.size);
-    for (size_t i = 0; i < config.size; i++)
-        message[i] = (uint8_t)i;
-    return message;
-}
 
 static void *produce(void *argument)
 {
@@ -515,6 +540,8 @@ static void parse(const char *argument)
         config.timed = number != 0;
     else if (KEY("waits"))
         config.waits = number != 0;
+    else if (KEY("sum"))
+        config.sum = number != 0;
     else
         bench_fail("unknown argument %s", argument);
 #undef KEY

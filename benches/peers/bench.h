@@ -35,6 +35,7 @@ struct config {
     bool framed;           /* raw socket: prefix the messages of an idle connection with their length */
     bool timed;            /* measure the caller's time for an enqueue */
     bool waits;            /* libudsipc: each message is written with the call that waits for room, when there is room too */
+    bool sum;              /* the receiver reads every byte of a message, and not only its beginning and its last byte */
 };
 
 /* Ends the program with a message: a bench that goes on after an error measures nothing. */
@@ -45,7 +46,7 @@ uint64_t bench_now(void); /* CLOCK_MONOTONIC in nanoseconds: the same clock in b
 /* The receiver calls this for each message; any thread may, but for one stream only one at a time. */
 void bench_received(const uint8_t *data, size_t len);
 /* For a receiver of bytes without messages. */
-void bench_received_bytes(size_t bytes);
+void bench_received_bytes(const uint8_t *data, size_t len);
 bool bench_is_complete(void);
 /* For peers that receive on threads of their own. */
 void bench_wait_until_complete(void);

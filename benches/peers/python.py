@@ -118,7 +118,7 @@ def receive(peer, options):
 
 
 def send(peer, options):
-    count, rest = int(options["count"]), bytes(int(options["size"]) - 8)
+    count, rest = int(options["count"]), bytes(i % 256 for i in range(8, int(options["size"])))
     messages = [number.to_bytes(8, sys.byteorder) + rest for number in range(count)]
     began, thread_began = time.monotonic(), time.thread_time()
     peer.send(options, messages)

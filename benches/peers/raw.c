@@ -1,6 +1,7 @@
 /*
  * The floor: write of whole chunks and read of 256 KiB, nothing else. No messages, so nothing is decoded or counted but
- * bytes; only the latency run receives messages, each read by itself.
+ * bytes, and what the others look at in each message is looked at in each read; only the latency run receives messages,
+ * each read by itself.
  */
 #define _GNU_SOURCE
 #include "bench.h"
@@ -95,7 +96,7 @@ static void receive_one(uint8_t *buffer)
         ssize_t got = read(fd, buffer, READ_SIZE);
         if (got <= 0)
             bench_fail("read: %s", got == 0 ? "the sender has gone" : strerror(errno));
-        bench_received_bytes((size_t)got);
+        bench_received_bytes(buffer, (size_t)got);
     }
 }
 
@@ -114,7 +115,7 @@ static void receive_many(uint8_t *buffer)
             ssize_t got = read(events[i].data.fd, buffer, READ_SIZE);
             if (got <= 0)
                 bench_fail("read: %s", got == 0 ? "a sender has gone" : strerror(errno));
-            bench_received_bytes((size_t)got);
+            bench_received_bytes(buffer, (size_t)got);
         }
     }
 }
@@ -131,7 +132,7 @@ static void receive_messages(uint8_t *buffer)
         filled += (size_t)got;
         if (filled == config->size) {
             bench_received(buffer, filled);
-            bench_received_bytes(filled);
+            bench_received_bytes(buffer, filled);
             filled = 0;
         }
     }

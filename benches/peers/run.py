@@ -5,9 +5,10 @@ Each run starts a receiver and a sender of one peer (bench.c with the peer's own
 counts every message and every byte and checks the order of each stream; the time is from its first message to its
 last. Runs alternate peer by peer, and every figure is a median. A run that is not complete ends the bench.
 
-Every message carries a sequence number. Every peer waits when its queue is full, and has the same limit of the queue:
-what fits into QUEUE_BYTES, at most QUEUE_MESSAGES. How many messages a peer sends is found by a short run first, so that
-each of its runs lasts about a second.
+Every message carries a sequence number, and is filled; the receiver looks at its first bytes and its last one, or, for the
+figure "sum", reads every byte of it. Every peer waits when its queue is full, and has the same limit of the queue: what fits
+into QUEUE_BYTES, at most QUEUE_MESSAGES. How many messages a peer sends is found by a short run first, so that each of its
+runs lasts about a second.
 """
 
 import argparse
@@ -49,7 +50,7 @@ QUEUE_MESSAGES = 10000
 
 US, BATCHED, RAW, GO, ZMQ, NNG = "libudsipc", "libudsipc, batch callback", "raw socket", "Go uds-ipc", "libzmq", "nng"
 PEERS = {"udsipc": US, "batched": BATCHED, "raw": RAW, "go": GO, "zmq": ZMQ, "nng": NNG}
-FIGURES = ["throughput", "latency", "enqueue", "timed", "idle", "connections", "threads", "rest", "python", "cost"]
+FIGURES = ["throughput", "sum", "latency", "enqueue", "timed", "idle", "connections", "threads", "rest", "python", "cost"]
 CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread"]
 
 
@@ -233,7 +234,7 @@ class Bench:
         received = self.result(what, "receiver", receiver)
         if not received["complete"]:
             raise BadRun(f"{what}: the receiver got {received['received']} of {received['expected']} messages, "
-                         f"{received['out_of_order']} out of order")
+                         f"{received['out_of_order']} out of order or not as they were sent")
         sender.stdin.close()
         sender.stdin = None
         return received, self.result(what, "sender", sender)
@@ -286,9 +287,12 @@ def gigabytes(received, _sent):
     return received["bytes"] / received["seconds"] / 1e9
 
 
-def cpu_seconds(received, sent):
-    total = sum(side[kind] for side in (received, sent) for kind in ("user", "system"))
-    return total / received["received"] * 1e6
+def cpu_seconds(size):
+    """Of both sides, for a million messages. By the bytes, since the raw socket has no messages of this size."""
+    def value(received, sent):
+        total = sum(side[kind] for side in (received, sent) for kind in ("user", "system"))
+        return total / received["bytes"] * size * 1e6
+    return value
 
 
 def name_of(size):
@@ -300,6 +304,7 @@ class Table:
 
     def __init__(self):
         self.rows = {}
+        self.best_chunk = None
 
     def add(self, row, unit, values, better):
         self.rows[row] = {"unit": unit, "better": better, "values": values}
@@ -309,33 +314,40 @@ class Table:
 
 
 def measure_throughput(bench, peers, table):
+    stream(bench, peers, table, "")
+
+
+def measure_sum(bench, peers, table):
+    stream(bench, peers, table, ", every byte read", sum=1)
+
+
+def stream(bench, peers, table, how, **options):
+    """Throughput, and what it costs."""
     messaging = [peer for peer in peers if peer != "raw"]
-    if "raw" in peers:
+    if "raw" in peers and table.best_chunk is None:
         table.best_chunk = best_chunk(bench)
     costs = {}
     for size in SIZES:
-        say(f"throughput, {name_of(size)}")
+        say(f"throughput, {name_of(size)}{how}")
 
         def one_run(peer):
             if peer == "raw":  # a stream of bytes has no messages: only its best chunk counts
                 chunk = table.best_chunk
-                return bench.run("raw", size=chunk, count=bench.count("raw", chunk, chunk=chunk), chunk=chunk)
-            return bench.run(peer, size=size, count=bench.count(peer, size), **bench.queue(size))
+                count = bench.count("raw", chunk, chunk=chunk, **options)
+                return bench.run("raw", size=chunk, count=count, chunk=chunk, **options)
+            return bench.run(peer, size=size, count=bench.count(peer, size, **options), **bench.queue(size), **options)
 
+        costs[size] = bench.alternate(messaging if size < KIB else peers, one_run)
         if size < KIB:
-            costs[size] = bench.alternate(messaging, one_run)
             values, unit = median(costs[size], lambda *both: rate(*both) / 1e6), "M msg/s"
         else:
-            costs[size] = bench.alternate(peers, one_run)
             values, unit = median(costs[size], gigabytes), "GB/s"
-        table.add(f"throughput {name_of(size)}", unit, values, "more")
+        table.add(f"throughput {name_of(size)}{how}", unit, values, "more")
     for size in ENQUEUE_SIZES:
-        runs = {peer: costs[size][peer] for peer in messaging}
-        table.add(f"CPU of both processes, {name_of(size)}", "s per M msg", median(runs, cpu_seconds), "less")
-    runs = {peer: costs[KIB][peer] for peer in messaging}
+        table.add(f"CPU of both processes, {name_of(size)}{how}", "s per M msg", median(costs[size], cpu_seconds(size)), "less")
     for side, index in (("sender", 1), ("receiver", 0)):
-        table.add(f"peak memory of the {side}, {name_of(KIB)}", "MiB",
-                  median(runs, lambda *both: both[index]["peak_kib"] / KIB), "less")
+        table.add(f"peak memory of the {side}, {name_of(KIB)}{how}", "MiB",
+                  median(costs[KIB], lambda *both: both[index]["peak_kib"] / KIB), "less")
 
 
 def best_chunk(bench):
@@ -618,7 +630,6 @@ def main():
     bench = Bench(out, arguments.library.resolve(), arguments.quick, arguments.runs or (1 if arguments.quick else 5),
                   arguments.seconds or (0.05 if arguments.quick else 1.0))
     table = Table()
-    table.best_chunk = None
     before = machine()
     neighbours = Neighbours()
     try:

@@ -37,7 +37,7 @@ type config struct {
 	path, mode                                  string
 	size, connections, threads, queue, patience int
 	count                                       uint64
-	timed                                       bool
+	timed, sum                                  bool
 }
 
 type stream struct {
@@ -53,6 +53,7 @@ var (
 	latencies   []int64
 	complete    = make(chan struct{})
 	usageBefore syscall.Rusage
+	sumSent     uint64 // of each message, behind its tag
 )
 
 func fail(format string, arguments ...any) {
@@ -76,14 +77,39 @@ func now() int64 {
 	return ts.Nano()
 }
 
+func newMessage() []byte {
+	message := make([]byte, given.size)
+	for i := range message {
+		message[i] = byte(i)
+	}
+	return message
+}
+
+func sumOf(data []byte) (sum uint64) {
+	for ; len(data) >= 8; data = data[8:] {
+		sum += binary.NativeEndian.Uint64(data)
+	}
+	for _, one := range data {
+		sum += uint64(one)
+	}
+	return sum
+}
+
+func isAsSent(data []byte) bool {
+	if given.sum {
+		return sumOf(data[8:]) == sumSent
+	}
+	return data[len(data)-1] == byte(len(data)-1)
+}
+
 func received(data []byte) error {
 	tag := binary.NativeEndian.Uint64(data)
 	s := &streams[tag>>40]
-	if tag&(1<<40-1) != s.next {
-		s.wrong++
-	}
 	if s.next == 0 {
 		first.CompareAndSwap(0, now())
+	}
+	if tag&(1<<40-1) != s.next || given.mode == "stream" && !isAsSent(data) {
+		s.wrong++
 	}
 	if latencies != nil && s.next < given.count {
 		latencies[s.next] = now() - int64(binary.NativeEndian.Uint64(data[8:]))
@@ -165,6 +191,7 @@ func receive() {
 	if given.mode == "latency" {
 		latencies = make([]int64, given.count)
 	}
+	sumSent = sumOf(newMessage()[8:])
 	listen()
 	check(syscall.Getrusage(syscall.RUSAGE_SELF, &usageBefore))
 	fmt.Println("ready")
@@ -212,10 +239,7 @@ type sender struct {
 func connect(writer *udsipc.Writer, queue int) *sender {
 	s := &sender{writer: writer, ring: make([][]byte, queue+checkEvery+8)}
 	for i := range s.ring {
-		s.ring[i] = make([]byte, given.size)
-		for j := range s.ring[i] {
-			s.ring[i][j] = byte(j)
-		}
+		s.ring[i] = newMessage()
 	}
 	return s
 }
@@ -383,6 +407,8 @@ func parse(argument string) {
 		given.patience = number()
 	case "timed":
 		given.timed = number() != 0
+	case "sum":
+		given.sum = number() != 0
 	case "queue_bytes", "chunk":
 		// for peers that have such a thing
 	default:
