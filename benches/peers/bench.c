@@ -43,6 +43,7 @@ static uint64_t *latencies;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t complete = PTHREAD_COND_INITIALIZER;
 static struct rusage usage_before;
+static void (*at_end)(void);
 
 void bench_fail(const char *format, ...)
 {
@@ -52,6 +53,19 @@ void bench_fail(const char *format, ...)
     va_end(arguments);
     fputc('\n', stderr);
     exit(1);
+}
+
+void bench_at_end(void (*leave)(void))
+{
+    at_end = leave;
+}
+
+/* Not by way of the peer's own end, unless it asked: what comes now is not measured. */
+static _Noreturn void end_run(int status)
+{
+    if (at_end != NULL)
+        at_end();
+    _exit(status);
 }
 
 uint64_t bench_now(void)
@@ -316,8 +330,7 @@ static int receive(void)
         pthread_join(scales, NULL);
     int status = print_received();
     print_costs();
-    /* Not by way of the peer's own end: what comes now is not measured. */
-    _exit(status);
+    end_run(status);
 }
 
 struct producer {
@@ -473,7 +486,7 @@ static int send_all(void)
                sum / (double)timed->burst_count / TIMED_BURST, timed->burst_count);
     }
     print_costs();
-    _exit(0);
+    end_run(0);
 }
 
 static int rest(void)

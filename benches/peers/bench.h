@@ -48,6 +48,8 @@ void bench_received(const uint8_t *data, size_t len);
 /* For a receiver of bytes without messages. */
 void bench_received_bytes(const uint8_t *data, size_t len);
 bool bench_is_complete(void);
+/* For peers that leave something behind where a process just ends: called when everything is measured. */
+void bench_at_end(void (*leave)(void));
 /* For peers that receive on threads of their own. */
 void bench_wait_until_complete(void);
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares libudsipc with its peers: the same work, two processes each, in alternating runs.
 
-Each run starts a receiver and a sender of one peer (bench.c with the peer's own file, or the Go program). The receiver
+Each run starts a receiver and a sender of one peer (bench.c with the peer's own file, in C or Rust, or the Go program). The receiver
 counts every message and every byte and checks the order of each stream; the time is from its first message to its
 last. Runs alternate peer by peer, and every figure is a median. A run that is not complete ends the bench.
 
@@ -49,7 +49,10 @@ QUEUE_BYTES = 4 * KIB * KIB
 QUEUE_MESSAGES = 10000
 
 US, BATCHED, RAW, GO, ZMQ, NNG = "libudsipc", "libudsipc, batch callback", "raw socket", "Go uds-ipc", "libzmq", "nng"
-PEERS = {"udsipc": US, "batched": BATCHED, "raw": RAW, "go": GO, "zmq": ZMQ, "nng": NNG}
+ICEORYX2 = "iceoryx2"
+PEERS = {"udsipc": US, "batched": BATCHED, "raw": RAW, "go": GO, "zmq": ZMQ, "nng": NNG, "iceoryx2": ICEORYX2}
+# Shared memory that the receiver polls, which keeps a processor busy: one stream, and no idle connections.
+POLLED = ("iceoryx2",)
 FIGURES = ["throughput", "sum", "latency", "enqueue", "timed", "idle", "connections", "threads", "rest", "python", "cost"]
 CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread"]
 
@@ -140,6 +143,21 @@ def build_go(out):
         raise Missing(f"{GO} cannot be built:\n{built.stderr.strip()}")
 
 
+def build_iceoryx2(out):
+    """The engine and its side of bench.h are a library in Rust, with the versions of its Cargo.lock."""
+    cargo = os.environ.get("CARGO", "cargo")
+    if shutil.which(cargo) is None:
+        raise Missing(f"{ICEORYX2} needs cargo, which builds it")
+    target = out / "iceoryx2-target"
+    environment = {name: value for name, value in os.environ.items() if name != "CARGO_BUILD_TARGET"}
+    built = subprocess.run([cargo, "build", "--release", "--locked", "--manifest-path", str(HERE / "iceoryx2" / "Cargo.toml"),
+                            "--target-dir", str(target)], env=environment, capture_output=True, text=True)
+    if built.returncode == 0:
+        built = build_c(out, "iceoryx2", target / "release" / "libbench_iceoryx2.a", "-lm", "-ldl", "-lrt")
+    if built.returncode != 0:
+        raise Missing(f"{ICEORYX2} cannot be built:\n{built.stderr.strip()}")
+
+
 def build(out, library, wanted):
     """Builds the programs. Returns the peers that can be run and what is to be said about the others."""
     peers, notes = [], []
@@ -153,6 +171,8 @@ def build(out, library, wanted):
                 build_packaged(out, "zmq", "zmq", "libzmq3-dev")
             elif name == "nng":
                 build_packaged(out, "nng", "nng", "libnng-dev")
+            elif name == "iceoryx2":
+                build_iceoryx2(out)
             else:
                 build_go(out)
             peers.append(name)
@@ -243,7 +263,9 @@ class Bench:
     def result(what, side, process):
         line = process.stdout.readline()
         try:
-            return json.loads(line)
+            result = json.loads(line)
+            process.wait()  # some tidy up after themselves
+            return result
         except ValueError:
             process.kill()
             raise BadRun(f"{what}: the {side} ended without a result: {process.stderr.read().strip()}") from None
@@ -297,6 +319,11 @@ def cpu_seconds(size):
 
 def name_of(size):
     return f"{size} B" if size < KIB else f"{size // KIB} KiB" if size < KIB * KIB else f"{size // KIB // KIB} MiB"
+
+
+def queueing(peers):
+    """Those who have a queue of messages and connections, each once."""
+    return [peer for peer in peers if peer not in ("raw", "batched", *POLLED)]
 
 
 class Table:
@@ -372,7 +399,7 @@ def measure_latency(bench, peers, table):
 def measure_enqueue(bench, peers, table):
     for size in ENQUEUE_SIZES:
         say(f"caller's time, {name_of(size)}")
-        results = bench.alternate([peer for peer in peers if peer not in ("raw", "batched")], lambda peer: bench.run(
+        results = bench.alternate(queueing(peers), lambda peer: bench.run(
             peer, size=size, count=bench.count(peer, size), timed=1, **bench.queue(size)))
         timed = {peer: [run for run in runs if "enqueue_ns" in run[1]] for peer, runs in results.items()}
         timed = {peer: runs for peer, runs in timed.items() if runs}
@@ -396,7 +423,7 @@ def measure_idle(bench, peers, table):
     for connections in [100] if bench.quick else IDLE:
         say(f"{connections} idle connections")
         framed = {"udsipc": "raw", "go": "raw"}
-        results = bench.alternate([peer for peer in peers if peer not in ("raw", "batched")], lambda peer: bench.run(
+        results = bench.alternate(queueing(peers), lambda peer: bench.run(
             peer, sender=framed.get(peer), mode="idle", size=IDLE_SIZE, connections=connections,
             **bench.queue(IDLE_SIZE)))
         table.add(f"memory per idle connection, {connections}", "B",
@@ -413,7 +440,7 @@ def measure_connections(bench, peers, table):
             count = max(total // connections // burst, 1) * burst
             return bench.run(peer, size=size, count=count, connections=connections, **bench.queue(size, connections))
 
-        results = bench.alternate([peer for peer in peers if peer != "batched"], one_run)
+        results = bench.alternate([peer for peer in peers if peer != "batched" and peer not in POLLED], one_run)
         table.add(f"{connections} active connections, {name_of(size)}", "GB/s",
                   median(results, gigabytes), "more")
 
@@ -421,7 +448,7 @@ def measure_connections(bench, peers, table):
 def measure_threads(bench, peers, table):
     for threads in [1, 4] if bench.quick else THREADS:
         say(f"{threads} producer threads")
-        results = bench.alternate([peer for peer in peers if peer not in ("raw", "batched")], lambda peer: bench.run(
+        results = bench.alternate(queueing(peers), lambda peer: bench.run(
             peer, size=THREADS_SIZE, count=max(bench.count(peer, THREADS_SIZE) // threads, 1), threads=threads,
             **bench.queue(THREADS_SIZE)))
         table.add(f"{threads} producer threads, {name_of(THREADS_SIZE)}", "M msg/s",
@@ -438,10 +465,9 @@ def measure_rest(bench, peers, table):
         return json.loads(done.stdout)["rss_kib"]
 
     values = {}
-    for peer in peers:
-        if peer not in ("raw", "batched"):
-            above = [resident(peer) - resident("raw") for _ in range(bench.runs)]
-            values[peer] = statistics.median(above) / KIB
+    for peer in queueing(peers):
+        above = [resident(peer) - resident("raw") for _ in range(bench.runs)]
+        values[peer] = statistics.median(above) / KIB
     table.add("resident memory of an idle writer and reader above an empty program", "MiB", values, "less")
 
 
