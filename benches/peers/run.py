@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
 """Compares libudsipc with its peers: the same work, two processes each, in alternating runs.
 
-Each run starts a receiver and a sender of one peer (bench.c with the peer's own file, in C or Rust, or the Go program). The receiver
-counts every message and every byte and checks the order of each stream; the time is from its first message to its
-last. Runs alternate peer by peer, and every figure is a median. A run that is not complete ends the bench.
+Each run starts a receiver and a sender of one peer (bench.c with the peer's own file, in C or Rust, or the Go or the Java
+program). The receiver counts every message and every byte and checks the order of each stream; the time is from its first
+message to its last. Runs alternate peer by peer, and every figure is a median. A run that is not complete ends the bench.
 
 Every message carries a sequence number, and is filled; the receiver looks at its first bytes and its last one, or, for the
 figure "sum", reads every byte of it. Every peer waits when its queue is full, and has the same limit of the queue: what fits
-into QUEUE_BYTES, at most QUEUE_MESSAGES. How many messages a peer sends is found by a short run first, so that each of its
-runs lasts about a second.
+into QUEUE_BYTES, at most QUEUE_MESSAGES; Aeron's depends on the length of a term, of which it has the one that suits it best.
+How many messages a peer sends is found by a short run first, so that each of its runs lasts about a second.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import pathlib
@@ -27,6 +28,11 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 GO_MODULE = "github.com/Psiphon-Inc/uds-ipc"
 GO_COMMIT = "d1a18f79f503d4dc7095aa935e521e4dde4cdc6d"
+MAVEN_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"
+AERON_JAR = "io.aeron:aeron-all:1.44.1"
+AERON_SHA256 = "3bcd1b5a9ec5ea6461de67b5ce7ce97c57c5129bef3158cbe0fac0b7bfb716ad"
+JAVA_OPTIONS = ["-XX:+UseSerialGC", "-Xmx128m", "-Dagrona.disable.bounds.checks=true", "--add-opens",
+                "java.base/sun.nio.ch=ALL-UNNAMED"]
 
 KIB = 1024
 SIZES = [16, 100, KIB, 10 * KIB, 100 * KIB, KIB * KIB]
@@ -34,6 +40,7 @@ CONNECTIONS = [1, 4, 64, 1000]
 THREADS = [1, 2, 4, 8]
 IDLE = [1000, 10000]
 CHUNKS = [16 * KIB, 32 * KIB, 64 * KIB]
+TERMS = [KIB * KIB, 8 * KIB * KIB, 64 * KIB * KIB]
 ENQUEUE_SIZES = [100, KIB]
 TIMED_SIZES = [16, 100]
 PYTHON_SIZE = 100
@@ -49,10 +56,13 @@ QUEUE_BYTES = 4 * KIB * KIB
 QUEUE_MESSAGES = 10000
 
 US, BATCHED, RAW, GO, ZMQ, NNG = "libudsipc", "libudsipc, batch callback", "raw socket", "Go uds-ipc", "libzmq", "nng"
-ICEORYX2 = "iceoryx2"
-PEERS = {"udsipc": US, "batched": BATCHED, "raw": RAW, "go": GO, "zmq": ZMQ, "nng": NNG, "iceoryx2": ICEORYX2}
+AERON, ICEORYX2 = "Aeron IPC", "iceoryx2"
+PEERS = {"udsipc": US, "batched": BATCHED, "raw": RAW, "go": GO, "zmq": ZMQ, "nng": NNG, "aeron": AERON,
+         "iceoryx2": ICEORYX2}
 # Shared memory that the receiver polls, which keeps a processor busy: one stream, and no idle connections.
-POLLED = ("iceoryx2",)
+POLLED = ("aeron", "iceoryx2")
+# Where the files of a run are: some are the memory that both sides share.
+IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 FIGURES = ["throughput", "sum", "latency", "enqueue", "timed", "idle", "connections", "threads", "rest", "python", "cost"]
 CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread"]
 
@@ -143,6 +153,30 @@ def build_go(out):
         raise Missing(f"{GO} cannot be built:\n{built.stderr.strip()}")
 
 
+def build_aeron(out):
+    """The program runs AeronPeer.java with what Maven fetches into the build folder."""
+    for program, package in (("javac", "default-jdk-headless"), ("mvn", "maven")):
+        if shutil.which(program) is None and not apt_install(package):
+            raise Missing(f"{AERON} needs {program}; on Debian and Ubuntu: sudo apt-get install {package}")
+    folder, (_, name, version) = out / "aeron-classes", AERON_JAR.split(":")
+    jar = folder / f"{name}-{version}.jar"
+    if not jar.exists():
+        command = ["mvn", "-B", "-q", "-Dstyle.color=never", MAVEN_COPY, f"-Dartifact={AERON_JAR}",
+                   f"-DoutputDirectory={folder}", f"-Dmaven.repo.local={out / 'maven'}"]
+        got = subprocess.run(command, cwd=out, capture_output=True, text=True)
+        if got.returncode != 0:  # the first line is the error, the others are how to use Maven
+            raise Missing(f"{AERON} cannot be fetched:\n{got.stdout.strip().partition(chr(10))[0]}")
+    if hashlib.sha256(jar.read_bytes()).hexdigest() != AERON_SHA256:
+        raise Missing(f"{AERON}: {jar} is not the file that is expected; remove it to have it fetched again")
+    built = subprocess.run(["javac", "-Xlint:all", "-Werror", "-d", str(folder), "-cp", str(jar),
+                            str(HERE / "aeron" / "AeronPeer.java")], capture_output=True, text=True)
+    if built.returncode != 0:
+        raise Missing(f"{AERON}: its program cannot be built:\n{built.stderr.strip()}")
+    program = out / "aeron"
+    program.write_text(f"#!/bin/sh\nexec java {' '.join(JAVA_OPTIONS)} -cp '{folder}:{jar}' AeronPeer \"$@\"\n")
+    program.chmod(0o755)
+
+
 def build_iceoryx2(out):
     """The engine and its side of bench.h are a library in Rust, with the versions of its Cargo.lock."""
     cargo = os.environ.get("CARGO", "cargo")
@@ -171,6 +205,8 @@ def build(out, library, wanted):
                 build_packaged(out, "zmq", "zmq", "libzmq3-dev")
             elif name == "nng":
                 build_packaged(out, "nng", "nng", "libnng-dev")
+            elif name == "aeron":
+                build_aeron(out)
             elif name == "iceoryx2":
                 build_iceoryx2(out)
             else:
@@ -204,6 +240,7 @@ class Bench:
         self.seconds = seconds
         self.patience = 60
         self.rates = {}
+        self.best_term = None
 
     def program(self, peer):
         return str(self.out / ("udsipc" if peer == "batched" else peer))
@@ -212,11 +249,13 @@ class Bench:
         values = dict(options, path=path, patience=self.patience)
         if peer == "batched":
             values["batched"] = 1
+        if peer == "aeron" and self.best_term is not None:
+            values.setdefault("term", self.best_term)
         return [f"{key}={value}" for key, value in values.items()]
 
     def run(self, peer, sender=None, **options):
         """One run. Returns what the receiver and the sender printed."""
-        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=IN_MEMORY) as folder:
             arguments = self.arguments(peer, os.path.join(folder, "s"), options)
             processes = []
 
@@ -353,6 +392,8 @@ def stream(bench, peers, table, how, **options):
     messaging = [peer for peer in peers if peer != "raw"]
     if "raw" in peers and table.best_chunk is None:
         table.best_chunk = best_chunk(bench)
+    if "aeron" in peers and bench.best_term is None:
+        bench.best_term = best_term(bench)
     costs = {}
     for size in SIZES:
         say(f"throughput, {name_of(size)}{how}")
@@ -379,11 +420,17 @@ def stream(bench, peers, table, how, **options):
 
 def best_chunk(bench):
     say("the raw socket's best chunk")
-    chunks = {chunk: [] for chunk in CHUNKS}
-    for _ in range(bench.runs):
-        for chunk, results in chunks.items():
-            results.append(bench.run("raw", size=chunk, count=bench.count("raw", chunk, chunk=chunk), chunk=chunk))
-    medians = median(chunks, gigabytes)
+    medians = median(bench.alternate(CHUNKS, lambda chunk: bench.run(
+        "raw", size=chunk, count=bench.count("raw", chunk, chunk=chunk), chunk=chunk)), gigabytes)
+    return max(medians, key=medians.get)
+
+
+def best_term(bench):
+    """Of those that there is room for: Aeron has three terms, and more."""
+    say("Aeron's best term")
+    room = shutil.disk_usage(IN_MEMORY or tempfile.gettempdir()).free
+    medians = median(bench.alternate([term for term in TERMS if 4 * term < room] or TERMS[:1], lambda term: bench.run(
+        "aeron", size=KIB, count=bench.count("aeron", KIB, term=term), term=term)), gigabytes)
     return max(medians, key=medians.get)
 
 
@@ -668,6 +715,7 @@ def main():
     print(f"{before['cpu']}, {before['cores']} cores, Linux {before['kernel']}. Medians of {bench.runs} alternating runs of "
           f"{bench.seconds:g} s. Queue: at most {QUEUE_MESSAGES} messages and {QUEUE_BYTES // KIB // KIB} MiB for every peer."
           + (f" Raw socket: writes of {table.best_chunk // KIB} KiB." if table.best_chunk else "")
+          + (f" Aeron: terms of {bench.best_term // KIB // KIB} MiB." if bench.best_term else "")
           + f" Other programs took {before['taken_by_others']:.0%} of the processors"
           + (": too much, run it again on a quiet machine." if before["taken_by_others"] > 0.1 else "."))
     print_figures(table, peers)
