@@ -8,7 +8,7 @@
 # Debian's own directory for libraries is LIBDIR=/usr/lib/$(gcc -print-multiarch).
 # Variables of demo: FILE (what to ship), LOOPS (how often; by default often enough for 500 000 messages).
 # Variables of soak: MINUTES, SEED.
-# Variables of fuzz: SECONDS (for each target), TARGET (decoder, connection, systemd or c_api; all, if none is named).
+# Variables of fuzz: SECONDS (for each target), TARGET (decoder, connection, ring, systemd or c_api; all, if none is named).
 
 PREFIX       ?= /usr/local
 EXEC_PREFIX  ?= $(PREFIX)

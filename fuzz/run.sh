@@ -14,7 +14,7 @@ if [ "$1" = --can ]; then
 fi
 seconds=$1
 shift
-[ $# -gt 0 ] || set -- decoder connection systemd c_api
+[ $# -gt 0 ] || set -- decoder connection ring systemd c_api
 
 # Sanitizers and the coverage pass are there in every toolchain, for those who say that they know what they ask for. The
 # flags are those of cargo-fuzz.

@@ -670,7 +670,7 @@ typedef struct udsipc_writer udsipc_writer;
 
 /** The counters of a writer. At any moment: messages accepted = sent + abandoned + queue_depth. */
 typedef struct udsipc_writer_metrics {
-    /** Messages that the kernel has taken whole. */
+    /** Messages that the kernel has taken whole, or that lie in memory shared with the reader. */
     uint64_t sent;
     /** Messages refused because the queue was full. */
     uint64_t dropped;
@@ -696,6 +696,11 @@ typedef struct udsipc_writer_metrics {
     uint64_t acknowledged;
     /** Messages that were sent again because a reader ended before it had handled them. In `sent` each counts once. */
     uint64_t redelivered;
+    /**
+     * Payload in `sent_bytes` that went through memory shared with the reader, and not through the socket: see
+     * `udsipc_reader_options_set_max_shared_memory`.
+     */
+    uint64_t ring_bytes;
 } udsipc_writer_metrics;
 
 /**
@@ -1092,6 +1097,22 @@ udsipc_status udsipc_reader_options_set_callback_stack_size(udsipc_reader_option
  */
 udsipc_status udsipc_reader_options_set_max_connections(udsipc_reader_options *options,
                                                         uint32_t count);
+
+/**
+ * Sets how much memory the reader shares with busy writers at most. A busy writer of this library passes its messages
+ * through 4 MiB of it or, when half of the limit is in use, 1 MiB, without a system call for each batch. When all is in
+ * use, further writers send on their sockets only. The memory is the reader's, which gives it back when the connection
+ * ends.
+ *
+ * Parameters:
+ *   options  the options to change
+ *   bytes    any number of bytes, for all connections of a reader; 0 shares none
+ * Default: 67108864 (64 MiB)
+ * Returns: UDSIPC_OK; UDSIPC_ERR_NULL_POINTER.
+ * Threads: any. Blocking: never.
+ */
+udsipc_status udsipc_reader_options_set_max_shared_memory(udsipc_reader_options *options,
+                                                          uint64_t bytes);
 
 /**
  * Sets the permission bits of the socket file. A writer needs write permission to connect. The file never has wider
@@ -1504,7 +1525,7 @@ size_t udsipc_reader_metrics_prometheus(const udsipc_reader *reader,
 const char *udsipc_reader_socket_path(const udsipc_reader *reader);
 
 /**
- * One line for a log: standalone or under systemd, the path, the directories.
+ * One line for a log: standalone or under systemd, the path, the directories, the memory that is shared with writers.
  *
  * Parameters:
  *   reader    the reader

@@ -1007,6 +1007,8 @@ public:
                        udsipc_reader_options_set_callback_stack_size(get(), bytes))
     UDSIPC_HPP_SETTING(reader_options, max_connections(uint32_t count),
                        udsipc_reader_options_set_max_connections(get(), count))
+    UDSIPC_HPP_SETTING(reader_options, max_shared_memory(uint64_t bytes),
+                       udsipc_reader_options_set_max_shared_memory(get(), bytes))
     UDSIPC_HPP_SETTING(reader_options, socket_mode(uint32_t mode), udsipc_reader_options_set_socket_mode(get(), mode))
     UDSIPC_HPP_SETTING(reader_options, socket_group(uint32_t gid), udsipc_reader_options_set_socket_group(get(), gid))
     UDSIPC_HPP_SETTING(reader_options, allow_uid(uint32_t id), udsipc_reader_options_allow_uid(get(), id))

@@ -66,7 +66,10 @@
 //!    `writer::in_flight` keeps which of them the reader may not have read. If the reader acknowledges, the cursor keeps the
 //!    frames themselves until they are handled (`writer::session::acknowledge`). `writer::records` receives what the reader says
 //!    and reads its ledger; at the end of a connection `writer::session::closing` decides what the next one sends again.
-//! 5. A step ends with what the session waits for, and the driver arms that: an event of the socket, a time, a dial
+//! 5. A busy connection asks its reader for a ring (`sys::ring`, memory that both map; `writer::session::ring`). From then on `write`
+//!    stores messages in it (`writer::ring`), under the queue's lock, without the session, which has a part only while the ring is
+//!    full or ends. What lies there counts as sent, and is what may have to be sent again.
+//! 6. A step ends with what the session waits for, and the driver arms that: an event of the socket, a time, a dial
 //!    (`writer::dialer`, when `writer::redial` says), a directory in which the reader's socket may appear (`writer::path_watch`).
 //!    It delivers the step's reports to the error callback, when no lock is held.
 //!
@@ -79,7 +82,9 @@
 //!    acknowledgement, `account` stores around each callback how far the connection is handled, in its slot of the `ledger`
 //!    (`sys::ledger`, a sealed memfd), which the writer can read even after the reader's death.
 //! 4. Only then the last bytes are taken off the socket: if the reader dies before, the kernel reports that to the writer.
-//! 5. The connection is armed again, for any thread. `drain` is the stop of all this.
+//! 5. A busy writer asks for a `ring`: memory that the reader makes and both map (`sys::ring`). Then its frames are read there
+//!    (`connection::ring_turn`), and the socket only wakes the reader.
+//! 6. The connection is armed again, for any thread. `drain` is the stop of all this.
 //!
 //! **Threads.** Started writers share the executor's threads: one; with a second writer another one in reserve; up to the number
 //! of processors while there is work; and one more for each that blocks. A started reader has a pool of its own

@@ -16,7 +16,7 @@ pub(crate) mod prometheus;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WriterMetrics {
-    /// Messages that the kernel has taken whole.
+    /// Messages that the kernel has taken whole, or that lie in memory shared with the reader.
     pub sent: u64,
     /// Messages refused because the queue was full.
     pub dropped: u64,
@@ -42,6 +42,9 @@ pub struct WriterMetrics {
     pub acknowledged: u64,
     /// Messages that were sent again after a reader's end. In `sent` each counts once.
     pub redelivered: u64,
+    /// Payload in `sent_bytes` that went through memory shared with the reader
+    /// ([`ReaderOptions::max_shared_memory`](crate::ReaderOptions::max_shared_memory)).
+    pub ring_bytes: u64,
 }
 
 /// The counters of a reader.

@@ -547,6 +547,8 @@ static void parse(const char *argument)
         config.patience = (unsigned)number;
     else if (KEY("batched"))
         config.batched = number != 0;
+    else if (KEY("socket"))
+        config.socket = number != 0;
     else if (KEY("framed"))
         config.framed = number != 0;
     else if (KEY("timed"))

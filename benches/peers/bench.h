@@ -32,6 +32,7 @@ struct config {
     size_t chunk;          /* raw socket: bytes of a write */
     unsigned patience;     /* seconds until a run counts as failed */
     bool batched;          /* libudsipc: the callback that takes many messages */
+    bool socket;           /* libudsipc: no shared memory */
     bool framed;           /* raw socket: prefix the messages of an idle connection with their length */
     bool timed;            /* measure the caller's time for an enqueue */
     bool waits;            /* libudsipc: each message is written with the call that waits for room, when there is room too */

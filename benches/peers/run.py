@@ -55,9 +55,12 @@ BURST = 64 * KIB
 QUEUE_BYTES = 4 * KIB * KIB
 QUEUE_MESSAGES = 10000
 
-US, BATCHED, RAW, GO, ZMQ, NNG = "libudsipc", "libudsipc, batch callback", "raw socket", "Go uds-ipc", "libzmq", "nng"
+US, BATCHED, SOCKET = "libudsipc", "libudsipc, batch callback", "libudsipc, socket only"
+RAW, GO, ZMQ, NNG = "raw socket", "Go uds-ipc", "libzmq", "nng"
 AERON, ICEORYX2 = "Aeron IPC", "iceoryx2"
-PEERS = {"udsipc": US, "batched": BATCHED, "raw": RAW, "go": GO, "zmq": ZMQ, "nng": NNG, "aeron": AERON,
+# libudsipc in other ways than its plain one.
+OUR_WAYS = ("batched", "socket")
+PEERS = {"udsipc": US, "batched": BATCHED, "socket": SOCKET, "raw": RAW, "go": GO, "zmq": ZMQ, "nng": NNG, "aeron": AERON,
          "iceoryx2": ICEORYX2}
 # Shared memory that the receiver polls, which keeps a processor busy: one stream, and no idle connections.
 POLLED = ("aeron", "iceoryx2")
@@ -197,7 +200,7 @@ def build(out, library, wanted):
     peers, notes = [], []
     for name in wanted:
         try:
-            if name in ("udsipc", "batched"):
+            if name in ("udsipc", *OUR_WAYS):
                 check_built(build_udsipc(out, library))
             elif name == "raw":
                 check_built(build_c(out, "raw", "raw.c"))
@@ -243,12 +246,12 @@ class Bench:
         self.best_term = None
 
     def program(self, peer):
-        return str(self.out / ("udsipc" if peer == "batched" else peer))
+        return str(self.out / ("udsipc" if peer in OUR_WAYS else peer))
 
     def arguments(self, peer, path, options):
         values = dict(options, path=path, patience=self.patience)
-        if peer == "batched":
-            values["batched"] = 1
+        if peer in OUR_WAYS:
+            values[peer] = 1
         if peer == "aeron" and self.best_term is not None:
             values.setdefault("term", self.best_term)
         return [f"{key}={value}" for key, value in values.items()]
@@ -362,7 +365,7 @@ def name_of(size):
 
 def queueing(peers):
     """Those who have a queue of messages and connections, each once."""
-    return [peer for peer in peers if peer not in ("raw", "batched", *POLLED)]
+    return [peer for peer in peers if peer not in ("raw", *OUR_WAYS, *POLLED)]
 
 
 class Table:
@@ -437,7 +440,7 @@ def best_term(bench):
 def measure_latency(bench, peers, table):
     say("latency")
     count = 600 if bench.quick else 10000
-    results = bench.alternate([peer for peer in peers if peer != "batched"], lambda peer: bench.run(
+    results = bench.alternate([peer for peer in peers if peer not in OUR_WAYS], lambda peer: bench.run(
         peer, mode="latency", size=LATENCY_SIZE, count=count, **bench.queue(LATENCY_SIZE)))
     for key, name in (("p50", "p50"), ("p99", "p99"), ("p999", "p99.9")):
         table.add(f"one-way latency {name}", "us", median(results, lambda received, _: received[key] / 1e3), "less")
@@ -487,7 +490,7 @@ def measure_connections(bench, peers, table):
             count = max(total // connections // burst, 1) * burst
             return bench.run(peer, size=size, count=count, connections=connections, **bench.queue(size, connections))
 
-        results = bench.alternate([peer for peer in peers if peer != "batched" and peer not in POLLED], one_run)
+        results = bench.alternate([peer for peer in peers if peer not in (*OUR_WAYS, *POLLED)], one_run)
         table.add(f"{connections} active connections, {name_of(size)}", "GB/s",
                   median(results, gigabytes), "more")
 
@@ -602,6 +605,14 @@ def targets(table):
                    True)
     for size in [name_of(size) for size in SIZES[2:]]:
         yield f"throughput {size} against the raw socket", ratio(table, f"throughput {size}", "raw"), 0.75, 0.9, True
+    for peer, base, least, goal in (("raw", SIZES[2:6], [1.3, 1.6, 1.5, 1.2], [2.5, 3, 3, 2]),
+                                    ("socket", SIZES[1:3], [1, 1.8], [2, 3]),
+                                    ("aeron", SIZES[:5], [1, 1, 2, 5, 4], [2, 2, 3, 10, 8])):
+        for size, at_least, wished in zip([name_of(size) for size in base], least, goal):
+            row = f"throughput {size}, every byte read"
+            yield f"{row}, against {PEERS[peer]}", ratio(table, row, peer), at_least, wished, True
+    row = f"CPU of both processes, {name_of(KIB)}, every byte read"
+    yield f"{row}, against the socket alone", ratio(table, row, "socket"), 0.6, 0.3, False
     yield "latency p50 against the raw socket", ratio(table, "one-way latency p50", "raw"), 2, 1.3, False
     yield f"latency p50 against {GO}", ratio(table, "one-way latency p50", "go"), 0.4, 0.2, False
     yield ("caller's time, 100 B, ns", table.value("caller's time for an enqueue, 100 B", "udsipc"), 40, 15, False)

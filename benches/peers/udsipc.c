@@ -1,7 +1,7 @@
 /*
  * libudsipc, in its plain use: udsipc_write_message in a loop, and when the queue is full the call that waits for room.
  * With waits=1 always the call that waits for room.
- * One callback for each message, or with batched=1 the callback that takes many.
+ * One callback for each message, or with batched=1 the callback that takes many. With socket=1 no shared memory.
  */
 #include "bench.h"
 
@@ -48,6 +48,8 @@ void peer_listen(const struct config *config)
     udsipc_reader *reader;
     udsipc_reader_options *options = udsipc_reader_options_new();
     check(udsipc_reader_options_set_inactivity_timeout_ms(options, UDSIPC_WAIT_FOREVER), "inactivity timeout");
+    if (config->socket)
+        check(udsipc_reader_options_set_max_shared_memory(options, 0), "shared memory");
     if (config->batched)
         check(udsipc_reader_new_batched(config->path, on_messages, NULL, options, &reader), "reader");
     else

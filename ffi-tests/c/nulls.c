@@ -37,6 +37,7 @@ static void reader_options_null(void)
     CHECK_NULL_POINTER(udsipc_reader_options_set_read_buffer_size(NULL, 1));
     CHECK_NULL_POINTER(udsipc_reader_options_set_max_handler_threads(NULL, 1));
     CHECK_NULL_POINTER(udsipc_reader_options_set_max_connections(NULL, 1));
+    CHECK_NULL_POINTER(udsipc_reader_options_set_max_shared_memory(NULL, 1));
     CHECK_NULL_POINTER(udsipc_reader_options_set_socket_mode(NULL, 0600));
     CHECK_NULL_POINTER(udsipc_reader_options_set_socket_group(NULL, 1));
     CHECK_NULL_POINTER(udsipc_reader_options_allow_uid(NULL, 1));

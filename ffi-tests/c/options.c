@@ -55,6 +55,8 @@ static void reader_options_ranges(void)
     CHECK_OK(udsipc_reader_options_set_max_handler_threads(options, 1));
     CHECK_OK(udsipc_reader_options_set_max_connections(options, 0));
     CHECK_OK(udsipc_reader_options_set_max_connections(options, UINT32_MAX));
+    CHECK_OK(udsipc_reader_options_set_max_shared_memory(options, 0));
+    CHECK_OK(udsipc_reader_options_set_max_shared_memory(options, UINT64_MAX));
     CHECK_OK(udsipc_reader_options_set_socket_mode(options, 0));
     CHECK_OK(udsipc_reader_options_set_socket_mode(options, 0777));
     CHECK_STATUS(udsipc_reader_options_set_socket_mode(options, 01000), UDSIPC_ERR_INVALID_ARGUMENT);

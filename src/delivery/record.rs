@@ -16,6 +16,8 @@ pub(crate) enum Record {
     NoLedger,
     /// It is about to close the connection, and has handled the stream up to `position`.
     Final { position: u64, end: End },
+    /// The writer may go on in the ring of `size` bytes whose descriptor comes with the record.
+    Ring { size: u64 },
     /// Of a later version: to be passed over.
     Unknown,
 }
@@ -44,6 +46,11 @@ pub(crate) enum End {
 const LEDGER: u16 = 1;
 const NO_LEDGER: u16 = 2;
 const FINAL: u16 = 3;
+const RING: u16 = 4;
+
+/// What a writer sends where a frame may begin to ask for a ring: an empty frame whose prefix is longer than it has to be, which
+/// nobody else sends. A reader without rings passes over it as over any other empty frame.
+pub(crate) const RING_REQUEST: [u8; 4] = [0x80, 0x80, 0x80, 0];
 
 impl Record {
     pub(crate) fn encode(self) -> [u8; RECORD] {
@@ -54,6 +61,7 @@ impl Record {
                 let (reason, value) = end.encode();
                 (FINAL, position, value, reason)
             }
+            Record::Ring { size } => (RING, 0, size, 0),
             Record::Unknown => (u16::MAX, 0, 0, 0),
         };
         let mut bytes = [0; RECORD];
@@ -78,6 +86,7 @@ impl Record {
         Some(match (short(4), short(6)) {
             (VERSION, LEDGER) => Record::Ledger { offset: value },
             (VERSION, NO_LEDGER) => Record::NoLedger,
+            (VERSION, RING) => Record::Ring { size: value },
             (VERSION, FINAL) => Record::Final { position, end: End::decode(half(24), value) },
             _ => Record::Unknown,
         })
@@ -131,7 +140,10 @@ mod tests {
     #[test]
     fn every_record_is_read_back() {
         let finals = ENDS.map(|end| Record::Final { position: u64::MAX, end });
-        for record in [Record::Ledger { offset: 4096 + 64 }, Record::NoLedger].into_iter().chain(finals) {
+        for record in [Record::Ledger { offset: 4096 + 64 }, Record::NoLedger, Record::Ring { size: 1 << 22 }]
+            .into_iter()
+            .chain(finals)
+        {
             assert_eq!(Record::decode(&record.encode()), Some(record));
         }
     }
@@ -155,7 +167,7 @@ mod tests {
         later[4..6].copy_from_slice(&2_u16.to_ne_bytes());
         assert_eq!(Record::decode(&later), Some(Record::Unknown));
         let mut kind = Record::NoLedger.encode();
-        kind[6..8].copy_from_slice(&4_u16.to_ne_bytes());
+        kind[6..8].copy_from_slice(&5_u16.to_ne_bytes());
         assert_eq!(Record::decode(&kind), Some(Record::Unknown));
         let mut reason = Record::Final { position: 5, end: End::Malformed }.encode();
         reason[24..28].copy_from_slice(&99_u32.to_ne_bytes());

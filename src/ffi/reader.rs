@@ -281,7 +281,7 @@ pub unsafe extern "C" fn udsipc_reader_socket_path(reader: *const udsipc_reader)
     })
 }
 
-/// One line for a log: standalone or under systemd, the path, the directories.
+/// One line for a log: standalone or under systemd, the path, the directories, the memory that is shared with writers.
 ///
 /// Parameters:
 ///   reader    the reader

@@ -205,6 +205,26 @@ pub unsafe extern "C" fn udsipc_reader_options_set_max_connections(
     guard(|| unsafe { set(options, |core| core.max_connections(count)) })
 }
 
+/// Sets how much memory the reader shares with busy writers at most. A busy writer of this library passes its messages
+/// through 4 MiB of it or, when half of the limit is in use, 1 MiB, without a system call for each batch. When all is in
+/// use, further writers send on their sockets only. The memory is the reader's, which gives it back when the connection
+/// ends.
+///
+/// Parameters:
+///   options  the options to change
+///   bytes    any number of bytes, for all connections of a reader; 0 shares none
+/// Default: 67108864 (64 MiB)
+/// Returns: UDSIPC_OK; UDSIPC_ERR_NULL_POINTER.
+/// Threads: any. Blocking: never.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn udsipc_reader_options_set_max_shared_memory(
+    options: *mut udsipc_reader_options,
+    bytes: u64,
+) -> udsipc_status {
+    // SAFETY: the caller passes NULL or live options.
+    guard(|| unsafe { set(options, |core| core.max_shared_memory(bytes)) })
+}
+
 /// Sets the permission bits of the socket file. A writer needs write permission to connect. The file never has wider
 /// permissions, not even for a moment. Without effect on a socket that systemd passed. With an abstract address, which has no
 /// permissions, udsipc_reader_new returns UDSIPC_ERR_INVALID_ARGUMENT.

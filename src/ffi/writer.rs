@@ -31,7 +31,7 @@ impl Handle for udsipc_writer {
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct udsipc_writer_metrics {
-    /// Messages that the kernel has taken whole.
+    /// Messages that the kernel has taken whole, or that lie in memory shared with the reader.
     pub sent: u64,
     /// Messages refused because the queue was full.
     pub dropped: u64,
@@ -57,6 +57,9 @@ pub struct udsipc_writer_metrics {
     pub acknowledged: u64,
     /// Messages that were sent again because a reader ended before it had handled them. In `sent` each counts once.
     pub redelivered: u64,
+    /// Payload in `sent_bytes` that went through memory shared with the reader, and not through the socket: see
+    /// `udsipc_reader_options_set_max_shared_memory`.
+    pub ring_bytes: u64,
 }
 
 impl From<WriterMetrics> for udsipc_writer_metrics {
@@ -75,6 +78,7 @@ impl From<WriterMetrics> for udsipc_writer_metrics {
             connect_failures: core.connect_failures,
             acknowledged: core.acknowledged,
             redelivered: core.redelivered,
+            ring_bytes: core.ring_bytes,
         }
     }
 }

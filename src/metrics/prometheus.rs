@@ -37,6 +37,7 @@ pub(crate) fn writer(metrics: &WriterMetrics, is_connected: bool, labels: &str) 
         connect_failures,
         acknowledged,
         redelivered,
+        ring_bytes,
     } = *metrics;
     let lines = [
         ("sent", Counter, "Messages that the kernel has taken whole.", sent),
@@ -52,6 +53,7 @@ pub(crate) fn writer(metrics: &WriterMetrics, is_connected: bool, labels: &str) 
         ("connect_failures", Counter, "Connects that failed.", connect_failures),
         ("acknowledged", Counter, "Messages sent that a reader of this library has handled.", acknowledged),
         ("redelivered", Counter, "Messages sent again after the end of a reader.", redelivered),
+        ("ring_bytes", Counter, "Payload sent through memory shared with the reader.", ring_bytes),
         ("connected", Gauge, "1 while there is a connection, otherwise 0.", u64::from(is_connected)),
     ];
     text("udsipc_writer", &lines, labels)
@@ -167,7 +169,7 @@ mod tests {
             text.contains("\nudsipc_writer_queue_depth{pipe=\"events\",note=\"a \\\"b\\\"\"} 18446744073709551615\n")
         );
         assert!(text.ends_with("} 1\n"), "{text}");
-        assert_eq!(text.lines().count(), 3 * 14);
+        assert_eq!(text.lines().count(), 3 * 15);
     }
 
     #[test]

@@ -42,6 +42,7 @@ pub struct ReaderOptions {
     pub(crate) max_handler_threads: u32,
     pub(crate) callback_stack_size: u64,
     pub(crate) max_connections: u32,
+    pub(crate) max_shared_memory: u64,
     pub(crate) socket_mode: Option<u32>,
     pub(crate) socket_group: Option<u32>,
     pub(crate) allowed_uids: Vec<u32>,
@@ -63,6 +64,7 @@ impl Default for ReaderOptions {
             max_handler_threads: 64,
             callback_stack_size: 0,
             max_connections: 0,
+            max_shared_memory: 64 << 20,
             socket_mode: None,
             socket_group: None,
             allowed_uids: Vec::new(),
@@ -159,6 +161,18 @@ impl ReaderOptions {
     /// ```
     pub fn max_connections(mut self, count: u32) -> Self {
         self.max_connections = count;
+        self
+    }
+
+    /// How much memory the reader shares with busy writers at most, in bytes. Such a writer passes its messages through 4 MiB
+    /// of it, or 1 MiB when half is in use, without a system call for each batch; when all is in use, or with 0, further writers
+    /// use their sockets as before. Default 64 MiB.
+    ///
+    /// ```
+    /// let options = udsipc::ReaderOptions::new().max_shared_memory(256 << 20);
+    /// ```
+    pub fn max_shared_memory(mut self, bytes: u64) -> Self {
+        self.max_shared_memory = bytes;
         self
     }
 

@@ -7,11 +7,12 @@
 //!
 //! No record is waited for: the writer may not be reading.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::delivery::name::{WriterId, WriterName};
-use crate::delivery::record::{End, RECORD, Record};
+use crate::delivery::record::{End, RECORD, RING_REQUEST, Record};
 use crate::sys::ledger::{OwnSlot, SLOT};
 use crate::sys::socket;
 
@@ -72,9 +73,18 @@ impl Account {
         self.writer.0
     }
 
-    /// For callbacks with what begins at the position.
-    pub(super) fn notes(&self) -> AccountNotes<'_> {
-        AccountNotes { slot: self.slot.as_ref().map(Slot::own), position: self.position }
+    /// For callbacks with what begins at the position. Sets `ring_requested` when the writer asks for a ring.
+    pub(super) fn notes<'a>(&'a self, ring_requested: &'a Cell<bool>) -> AccountNotes<'a> {
+        AccountNotes { slot: self.slot.as_ref().map(Slot::own), position: self.position, ring_requested }
+    }
+
+    /// Whether what is handled stands where the writer can read it.
+    pub(super) fn has_slot(&self) -> bool {
+        self.slot.is_some()
+    }
+
+    pub(super) fn position(&self) -> u64 {
+        self.position
     }
 
     /// The number of the next message.
@@ -117,6 +127,8 @@ pub(super) struct AccountNotes<'a> {
     slot: Option<OwnSlot<'a>>,
     /// Where in the stream the delivery begins.
     position: u64,
+    /// Elsewhere, so that the other two may stay in registers while callbacks run.
+    ring_requested: &'a Cell<bool>,
 }
 
 impl Notes for AccountNotes<'_> {
@@ -131,6 +143,13 @@ impl Notes for AccountNotes<'_> {
     fn handed_out(&self, peer: &mut Peer<'_>, messages: usize) {
         // A stranger may begin with the last number of all.
         peer.sequence = peer.sequence.wrapping_add(messages as u64);
+    }
+
+    #[inline]
+    fn empty_frame(&self, prefix: usize) {
+        if prefix == RING_REQUEST.len() {
+            self.ring_requested.set(true);
+        }
     }
 
     fn failed(&self, end: usize) {

@@ -1,5 +1,6 @@
 //! Whole frames on their way into the callback.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Context, Error};
@@ -27,6 +28,8 @@ pub(super) trait Notes {
     fn begin(&self, start: usize, end: usize);
     /// So many messages have been in a callback.
     fn handed_out(&self, peer: &mut Peer<'_>, messages: usize);
+    /// An empty frame has been found, with a prefix of so many bytes. It may be found again.
+    fn empty_frame(&self, prefix: usize);
     /// A callback has failed, and everything before `end` is handled. An error callback may follow.
     fn failed(&self, end: usize);
 }
@@ -39,6 +42,8 @@ impl Notes for NoNotes {
     fn begin(&self, _: usize, _: usize) {}
     #[inline(always)]
     fn handed_out(&self, _: &mut Peer<'_>, _: usize) {}
+    #[inline(always)]
+    fn empty_frame(&self, _: usize) {}
     #[inline(always)]
     fn failed(&self, _: usize) {}
 }
@@ -60,6 +65,14 @@ pub(super) struct Delivered {
     /// So many bytes at the front were whole frames, and are handled.
     pub(super) used: usize,
     pub(super) rest: Rest,
+    /// A writer with a name has asked for a ring.
+    pub(super) ring_requested: bool,
+}
+
+impl Delivered {
+    fn new(used: usize, rest: Rest) -> Delivered {
+        Delivered { used, rest, ring_requested: false }
+    }
 }
 
 /// What stands behind the handled frames.
@@ -101,7 +114,9 @@ impl Delivery<'_> {
         let mut peer = self.peer;
         let Some(account) = account else { return self.hand_out(bytes, budget, &mut peer, &NoNotes) };
         peer.sequence = account.sequence();
-        let delivered = self.hand_out(bytes, budget, &mut peer, &account.notes());
+        let ring_requested = Cell::new(false);
+        let mut delivered = self.hand_out(bytes, budget, &mut peer, &account.notes(&ring_requested));
+        delivered.ring_requested = ring_requested.get();
         account.advance(delivered.used, peer.sequence);
         delivered
     }
@@ -129,6 +144,7 @@ impl Delivery<'_> {
                     let begin = used;
                     used += end;
                     if message.is_empty() {
+                        notes.empty_frame(start);
                         continue;
                     }
                     notes.begin(begin, used);
@@ -149,10 +165,10 @@ impl Delivery<'_> {
                         }
                     };
                     if status != TurnStatus::Continue {
-                        return Delivered { used, rest: Rest::Interrupted(status) };
+                        return Delivered::new(used, Rest::Interrupted(status));
                     }
                 }
-                other => return Delivered { used, rest: self.behind_the_last(other) },
+                other => return Delivered::new(used, self.behind_the_last(other)),
             }
         }
     }
@@ -174,17 +190,21 @@ impl Delivery<'_> {
                 last = frame::decode(&bytes[at..], self.max_message_size);
                 let Frame::Whole { start, end } = last else { break };
                 messages[count] = &bytes[at + start..at + end];
-                count += usize::from(start < end);
+                if start < end {
+                    count += 1;
+                } else {
+                    notes.empty_frame(start);
+                }
                 at += end;
             }
             let messages = Batch { bytes, start: used, messages: &messages[..count] };
             if let Err((handled, rest)) = self.hand_out_batch(messages, batch, budget, peer, notes) {
                 // Empty frames behind the last message count as handled with the batch only.
-                return Delivered { used: if handled == count { at } else { messages.end(handled) }, rest };
+                return Delivered::new(if handled == count { at } else { messages.end(handled) }, rest);
             }
             used = at;
             if !matches!(last, Frame::Whole { .. }) {
-                return Delivered { used, rest: self.behind_the_last(last) };
+                return Delivered::new(used, self.behind_the_last(last));
             }
         }
     }

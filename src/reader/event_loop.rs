@@ -45,6 +45,8 @@ use super::ledger::Ledgers;
 use super::listener::{FileNews, Listener};
 use super::read_buffers::ReadBuffers;
 use super::report::{Errors, Reporter};
+use super::ring::Rings;
+use super::serve::Served;
 use super::throttle::{PeerId, Throttle};
 use super::worker_pool::{Work, WorkerPool};
 
@@ -65,6 +67,7 @@ pub(super) struct EventLoop {
     pub(super) acceptor: Acceptor,
     pub(super) connections: Connections,
     ledgers: Ledgers,
+    pub(super) rings: Rings,
     pub(super) throttle: Throttle,
     pub(super) buffers: ReadBuffers,
     pub(super) pool: WorkerPool,
@@ -99,6 +102,7 @@ impl EventLoop {
             acceptor: Acceptor::new(listener, &options),
             connections: Connections::default(),
             ledgers: Ledgers::default(),
+            rings: Rings::new(options.max_shared_memory, fork),
             throttle: Throttle::default(),
             buffers: ReadBuffers::default(),
             pool: WorkerPool::new(options.max_handler_threads, options.callback_stack_size),
@@ -225,8 +229,8 @@ impl EventLoop {
         let mut budget = self.budget();
         let mut served = 0;
         let may_be_more = loop {
-            if let Some(connection) = self.handle(event, &mut budget) {
-                self.rearm(&connection);
+            if let Some(served) = self.handle(event, &mut budget) {
+                self.rearm(&served.connection, served.interest);
             }
             served += 1;
             // Before the next event is fetched: its registration fires once, so what is fetched has to be served.
@@ -273,8 +277,8 @@ impl EventLoop {
         }
     }
 
-    /// Does what an event asks for. A connection that it returns waits for more: see [`EventLoop::rearm`].
-    fn handle(&self, event: Event, budget: &mut Budget<'_>) -> Option<Arc<Connection>> {
+    /// Does what an event asks for. A connection that it returns waits for its next turn: see [`EventLoop::rearm`].
+    fn handle(&self, event: Event, budget: &mut Budget<'_>) -> Option<Served> {
         match event {
             Event::Woken => {}
             Event::Timer => self.on_timer(),
@@ -309,7 +313,7 @@ impl EventLoop {
             match self.throttle.release(now) {
                 Ok(id) => {
                     if let Some(connection) = self.connections.get(id) {
-                        self.rearm(&connection);
+                        self.rearm(&connection, Interest::READABLE_ONCE);
                     }
                 }
                 Err(Some(next)) => return self.arm(next),
@@ -322,8 +326,10 @@ impl EventLoop {
 
     fn accept_turn(&self) {
         let mut accepted = self.acceptor.accept_turn(self, self.clock.now());
+        // A stop has taken the listener out of the poller, and then waits for the path's lock before it shuts the acceptor.
         if let Accepted::Enough = accepted
             && let Err(error) = self.acceptor.listener.rearm(&self.poller, LISTENER)
+            && !self.drain.has_begun()
         {
             accepted = self.acceptor.rearm_failed(error, self.clock.now());
         }
@@ -339,7 +345,7 @@ impl EventLoop {
 
 impl Work for EventLoop {
     type Event = Event;
-    type Served = Arc<Connection>;
+    type Served = Served;
 
     fn next(&self, timeout: Option<Duration>) -> Option<Event> {
         self.wait(timeout)
@@ -350,13 +356,13 @@ impl Work for EventLoop {
         *event != Event::Woken
     }
 
-    fn serve(&self, event: Event) -> Option<Arc<Connection>> {
+    fn serve(&self, event: Event) -> Option<Served> {
         let _at_work = self.drain.enter()?;
         self.handle(event, &mut self.budget())
     }
 
-    fn wait_for_more(&self, connection: Arc<Connection>) {
-        self.rearm(&connection);
+    fn wait_for_more(&self, served: Served) {
+        self.rearm(&served.connection, served.interest);
     }
 
     fn is_over(&self) -> bool {

@@ -238,6 +238,28 @@ impl<'a> TurnInput<'a> {
         TurnInput { held, in_place, burst, large, used_large: false, spare }
     }
 
+    /// Whether there is nothing but the last `count` bytes that were read.
+    pub(super) fn holds_only(&self, count: usize) -> bool {
+        matches!(self.held, Leftover::Cut { .. }) && self.in_place.bytes().len() == count
+    }
+
+    /// The buffer of the turn, while nothing is in it.
+    pub(super) fn scratch(&mut self) -> &mut [u8] {
+        self.in_place.buffer
+    }
+
+    /// Copies bytes into the memory of the turn, while nothing is in it.
+    pub(super) fn copy(&mut self, bytes: &[u8]) -> io::Result<&[u8]> {
+        if let Some(room) = self.in_place.buffer.get_mut(..bytes.len()) {
+            room.copy_from_slice(bytes);
+            return Ok(room);
+        }
+        self.used_large = true;
+        self.large.clear();
+        append(self.large, bytes)?;
+        Ok(self.large)
+    }
+
     /// Whether the last turn left frames that are to be handled before anything is read.
     pub(super) fn has_unhandled(&self) -> bool {
         matches!(self.held, Leftover::Unhandled { .. })

@@ -12,6 +12,8 @@
 //! - `read_buffers`: memory lent to turns; `throttle`: delays peers that send malformed frames; `report`: errors to the error
 //!   callback
 //! - `account`: how far a connection has been handled, for a writer that wants to know; `ledger`: where that stands
+//! - `ring`: memory lent to busy writers, in which their frames come without a system call; `connection::ring_turn`: the turns
+//!   of such a connection
 //! - `drain`: the state of a stop; `stop`: a stop carried out
 //! - `ticket_lock`: a fair lock for callbacks that must not overlap; `clock`: time as a number
 
@@ -44,6 +46,7 @@ mod peer;
 mod presence;
 mod read_buffers;
 mod report;
+mod ring;
 mod serve;
 mod source;
 mod status;
@@ -264,7 +267,7 @@ impl Reader {
         prometheus::reader(&self.metrics(), labels)
     }
 
-    /// One line for a log: where it listens, and what systemd gave.
+    /// One line for a log: where it listens, what systemd gave, and how much memory it shares with how many writers.
     ///
     /// ```
     /// # use udsipc::{Reader, ReaderOptions};

@@ -13,14 +13,27 @@ use super::connection::{Connection, EndedFor, TurnContext, TurnEnd};
 use super::event_loop::EventLoop;
 use super::throttle::{PeerId, Throttle};
 
+/// A connection that has had a turn, and what it waits for.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub(super) connection: Arc<Connection>,
+    pub(super) interest: Interest,
+}
+
 impl EventLoop {
-    /// Gives a connection a turn. One that it returns waits for more: see [`EventLoop::rearm`].
-    pub(super) fn serve_connection(&self, id: u64, budget: &mut Budget<'_>) -> Option<Arc<Connection>> {
+    /// Gives a connection a turn. One that it returns waits for the next one: see [`EventLoop::rearm`].
+    pub(super) fn serve_connection(&self, id: u64, budget: &mut Budget<'_>) -> Option<Served> {
         let connection = self.connections.get(id)?;
         let one_at_a_time = self.errors.lock_callbacks();
         let end = self.turn(&connection, budget)?;
-        if let TurnEnd::More = end {
-            return Some(connection);
+        match end {
+            TurnEnd::More => return Some(Served { connection, interest: Interest::READABLE_ONCE }),
+            // The poller is the queue of connections that wait for a turn, in a host's event loop too. What is left in a ring
+            // makes no socket readable, but a socket has room to write: that is an event at once, behind the events that wait
+            // already. A socket without room is full of bells that the peer has not read: its connection waits until the peer
+            // reads, sends or closes, or until it is ended here.
+            TurnEnd::Again => return Some(Served { connection, interest: Interest::READY_ONCE }),
+            TurnEnd::Closed | TurnEnd::Failed(..) | TurnEnd::Cancelled { .. } => {}
         }
         self.close(&connection, end);
         drop(one_at_a_time);
@@ -38,6 +51,7 @@ impl EventLoop {
             max_message_size: self.max_message_size,
             on_failure: &reporter,
             clock: &self.clock,
+            rings: &self.rings,
         };
         let end = {
             let _inside = self.lifecycle.enter_callback();
@@ -47,9 +61,9 @@ impl EventLoop {
         end
     }
 
-    /// Waits for more on a connection. Protocol of the drain, 3.
-    pub(super) fn rearm(&self, connection: &Connection) {
-        if let Err(error) = self.poller.modify(connection.fd.as_fd(), connection.id, Interest::READABLE_ONCE)
+    /// Waits for the next turn of a connection. Protocol of the drain, 3.
+    pub(super) fn rearm(&self, connection: &Connection, interest: Interest) {
+        if let Err(error) = self.poller.modify(connection.fd.as_fd(), connection.id, interest)
             && connection.close_unserved().is_some()
         {
             let _held = self.errors.lock_callbacks();
@@ -87,7 +101,7 @@ impl EventLoop {
                 }
                 self.forget(connection, told);
             }
-            TurnEnd::Closed | TurnEnd::More => {
+            TurnEnd::Closed | TurnEnd::More | TurnEnd::Again => {
                 if connection.ended_for() == EndedFor::Inactivity {
                     self.connections.count_inactive();
                 }

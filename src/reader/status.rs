@@ -29,13 +29,15 @@ impl EventLoop {
 
     pub(super) fn describe(&self) -> String {
         let path = one_line(self.path());
+        let (shared, rings) = self.rings.in_use();
+        let memory = format!("shared_memory={shared} rings={rings}");
         if !self.environment.is_active() {
-            return format!("running standalone socket_path={path}");
+            return format!("running standalone socket_path={path} {memory}");
         }
         let directory = |dir: Option<&Path>| dir.map(one_line).unwrap_or_default();
         format!(
             "running under systemd socket_path={path} runtime_dir={} state_dir={} socket_activation={} \
-             ready_notification={}",
+             ready_notification={} {memory}",
             directory(self.environment.runtime_dir()),
             directory(self.environment.state_dir()),
             self.acceptor.listener.is_activated(),

@@ -10,7 +10,12 @@ const LINE: usize = 64;
 /// line. Without the hint the stores of successive messages wait one after the other.
 #[inline(always)]
 pub(crate) fn fetch_for_writing(filled: &[u8], ahead: usize, len: usize) {
-    let first = filled.as_ptr().wrapping_add(filled.len() + ahead);
+    fetch_range_for_writing(filled.as_ptr().wrapping_add(filled.len() + ahead), len);
+}
+
+/// As [`fetch_for_writing`], from an address on.
+#[inline(always)]
+pub(super) fn fetch_range_for_writing(first: *const u8, len: usize) {
     // Two lines cover most messages. One prefetch too many costs less than a comparison.
     fetch_line_for_writing(first);
     fetch_line_for_writing(first.wrapping_add(LINE));

@@ -22,6 +22,8 @@ impl Interest {
     pub(crate) const WRITABLE: Interest = Interest(libc::EPOLLOUT as u32);
     /// Bytes to read or the end of the stream; reported once, to one thread, until [`Poller::modify`].
     pub(crate) const READABLE_ONCE: Interest = Interest((libc::EPOLLIN | libc::EPOLLONESHOT) as u32);
+    /// As [`Interest::READABLE_ONCE`], and room to write: an event at once, behind those that wait already.
+    pub(crate) const READY_ONCE: Interest = Interest((libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLONESHOT) as u32);
     /// Bytes to read or the end of the stream.
     pub(crate) const READABLE: Interest = Interest(libc::EPOLLIN as u32);
     /// The peer's close only, reported once.

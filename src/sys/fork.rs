@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use super::cancellation::without_cancellation;
 use super::fd_table::OF_THIS_PROCESS as DESCRIPTORS;
 use super::thread::restore_signals;
-use super::{ledger, memory};
+use super::{ledger, memory, ring};
 
 const PAGE: usize = 4096;
 
@@ -142,6 +142,7 @@ fn settled(current: &AtomicU32) -> Option<NonZeroU32> {
             } else {
                 DESCRIPTORS.take_all(drop);
                 ledger::leave_inherited();
+                ring::leave_inherited();
             }
             STATE.store(HELD.get(), Ordering::SeqCst);
             current.store(next_generation(), Ordering::Release);
@@ -260,7 +261,7 @@ extern "C" fn after_fork_in_child() {
     }
 }
 
-/// In a child: closes the copies of all descriptors of the library, and replaces the parent's ledgers by private pages.
+/// In a child: closes the copies of all descriptors of the library, and replaces what it shares with its peers by private pages.
 fn close_inherited() {
     without_cancellation(|| {
         DESCRIPTORS.take_all(|fd| {
@@ -268,6 +269,7 @@ fn close_inherited() {
             unsafe { libc::close(fd) };
         });
         ledger::leave_inherited();
+        ring::leave_inherited();
     });
 }
 

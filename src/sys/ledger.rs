@@ -12,12 +12,13 @@
 //!    The receiver's is not there (MADV_DONTFORK).
 
 use std::io;
-use std::mem::{MaybeUninit, offset_of};
+use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use super::descriptor::Descriptor;
+use super::memfd::{self, F_SEAL_FUTURE_WRITE, map, page_size, unmap};
 use super::{cvt, retry_eintr};
 
 /// The length of a slot: a cache line, so that connections on different processors do not disturb each other.
@@ -28,10 +29,6 @@ pub(crate) const SLOTS: usize = LEDGER / SLOT;
 const LEDGER: usize = 1 << 20;
 /// No ledger of a peer's is larger.
 const LARGEST: u64 = 1 << 30;
-
-/// MFD_NOEXEC_SEAL (Linux 6.3), F_SEAL_FUTURE_WRITE (5.1): not in every libc.
-const MFD_NOEXEC_SEAL: libc::c_uint = 0x8;
-const F_SEAL_FUTURE_WRITE: libc::c_int = 0x10;
 
 #[repr(C, align(64))]
 #[derive(Debug)]
@@ -76,15 +73,11 @@ unsafe impl Sync for Ledger {}
 impl Ledger {
     /// A new one, without any page. Fails where there is no memory, no descriptor, or no such system call.
     pub(crate) fn create() -> io::Result<Ledger> {
-        let fd = create_memfd()?;
-        check_file_size_limit()?; // a file beyond it raises SIGXFSZ
-        // SAFETY: takes no pointers.
-        cvt(unsafe { libc::ftruncate(fd.as_raw_fd(), LEDGER as libc::off_t) })?;
+        let fd = memfd::create(c"udsipc-ledger", LEDGER as u64)?;
         let memory = map(fd.as_fd(), 0, LEDGER, libc::PROT_READ | libc::PROT_WRITE)?.cast::<Raw>();
         let ledger = Ledger { fd, memory };
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | F_SEAL_FUTURE_WRITE | libc::F_SEAL_SEAL;
-        // SAFETY: takes no pointers.
-        cvt(unsafe { libc::fcntl(ledger.fd.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
+        memfd::seal(ledger.fd.as_fd(), seals)?;
         if !MADE_HERE.insert(memory) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
@@ -161,55 +154,45 @@ impl Drop for Ledger {
     }
 }
 
-fn create_memfd() -> io::Result<Descriptor> {
-    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-    // SAFETY: a C string that outlives the call.
-    let create = |flags| Descriptor::create(|| unsafe { libc::memfd_create(c"udsipc-ledger".as_ptr(), flags) });
-    match create(flags | MFD_NOEXEC_SEAL) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => create(flags), // before Linux 6.3
-        result => result,
-    }
-}
-
-fn check_file_size_limit() -> io::Result<()> {
-    let mut limit = MaybeUninit::<libc::rlimit>::zeroed();
-    // SAFETY: `limit` is writable, and zeroes are valid.
-    let limit = unsafe {
-        cvt(libc::getrlimit(libc::RLIMIT_FSIZE, limit.as_mut_ptr()))?;
-        limit.assume_init()
-    };
-    if limit.rlim_cur < LEDGER as libc::rlim_t { Err(io::Error::from_raw_os_error(libc::EFBIG)) } else { Ok(()) }
-}
-
 /// Where the ledgers of this process lie, for the child of a fork. No lock: a child may inherit it locked.
-static MADE_HERE: Addresses = Addresses([const { AtomicPtr::new(ptr::null_mut()) }; 256]);
+static MADE_HERE: Addresses<Raw, 256> = Addresses::new();
 
-struct Addresses([AtomicPtr<Raw>; 256]);
+/// Mappings that a forked child must not share.
+pub(super) struct Addresses<T, const N: usize>([AtomicPtr<T>; N]);
 
-impl Addresses {
+impl<T, const N: usize> Addresses<T, N> {
+    pub(super) const fn new() -> Self {
+        Addresses([const { AtomicPtr::new(ptr::null_mut()) }; N])
+    }
+
     /// False: there are too many.
-    fn insert(&self, memory: NonNull<Raw>) -> bool {
+    pub(super) fn insert(&self, memory: NonNull<T>) -> bool {
         let (null, made) = (ptr::null_mut(), memory.as_ptr());
         self.0.iter().any(|place| place.compare_exchange(null, made, Ordering::AcqRel, Ordering::Relaxed).is_ok())
     }
 
-    fn remove(&self, memory: NonNull<Raw>) {
+    pub(super) fn remove(&self, memory: NonNull<T>) {
         let (null, made) = (ptr::null_mut(), memory.as_ptr());
         let _ =
             self.0.iter().find(|place| place.compare_exchange(made, null, Ordering::AcqRel, Ordering::Relaxed).is_ok());
+    }
+
+    /// Puts private zeroes where these mappings of `len` bytes were.
+    pub(super) fn make_private(&self, len: usize) {
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        for place in &self.0 {
+            let memory = place.load(Ordering::Relaxed);
+            if !memory.is_null() {
+                // SAFETY: replaces a mapping of the owner's by one of the same length, which takes the same accesses.
+                unsafe { libc::mmap(memory.cast(), len, protection, flags | libc::MAP_FIXED, -1, 0) };
+            }
+        }
     }
 }
 
 /// In a forked child: puts private pages where the parent's ledgers were. Neither allocates nor waits.
 pub(super) fn leave_inherited() {
-    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    for place in &MADE_HERE.0 {
-        let memory = place.load(Ordering::Relaxed);
-        if !memory.is_null() {
-            // SAFETY: replaces a mapping of this module by one of the same length, which takes the same accesses.
-            unsafe { libc::mmap(memory.cast(), LEDGER, protection, flags | libc::MAP_FIXED, -1, 0) };
-        }
-    }
+    MADE_HERE.make_private(LEDGER);
 }
 
 // ---- the receiver's side ----
@@ -224,6 +207,8 @@ pub(crate) struct Slot {
 
 // SAFETY: read through atomics alone; the mapping belongs to the value.
 unsafe impl Send for Slot {}
+// SAFETY: as above.
+unsafe impl Sync for Slot {}
 
 impl Slot {
     /// Maps the slot at `offset` of what a peer has passed, if it is what it must be: memory that nobody can shrink, since a
@@ -231,13 +216,7 @@ impl Slot {
     pub(crate) fn map(passed: BorrowedFd<'_>, offset: u64) -> io::Result<Slot> {
         let refused = || io::Error::from(io::ErrorKind::InvalidData);
         let needed = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | F_SEAL_FUTURE_WRITE;
-        // Before anything else: it fails at once for what is no memfd, where other calls may wait for a file system.
-        // SAFETY: takes no pointers.
-        let seals = cvt(unsafe { libc::fcntl(passed.as_raw_fd(), libc::F_GET_SEALS) })?;
-        if seals & needed != needed || !is_on_tmpfs(passed)? {
-            return Err(refused());
-        }
-        let size = size_of_file(passed)?;
+        let size = memfd::check(passed, needed)?;
         let fits = offset.checked_add(SLOT as u64).is_some_and(|end| end <= size);
         if !fits || size > LARGEST || !offset.is_multiple_of(SLOT as u64) {
             return Err(refused());
@@ -246,8 +225,7 @@ impl Slot {
         let in_page = offset as usize % page_size;
         let page = map(passed, offset - in_page as u64, page_size, libc::PROT_READ)?;
         let slot = Slot { page, page_size, at: in_page };
-        // SAFETY: the mapping is ours, and this changes no byte of it.
-        cvt(unsafe { libc::madvise(page.as_ptr().cast(), page_size, libc::MADV_DONTFORK) })?;
+        memfd::keep_from_children(page, page_size)?;
         Ok(slot)
     }
 
@@ -266,47 +244,6 @@ impl Drop for Slot {
     fn drop(&mut self) {
         unmap(self.page, self.page_size);
     }
-}
-
-fn is_on_tmpfs(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    const TMPFS_MAGIC: i64 = 0x0102_1994;
-    let mut found = MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: `found` is writable, and zeroes are valid.
-    let found = unsafe {
-        cvt(libc::fstatfs(fd.as_raw_fd(), found.as_mut_ptr()))?;
-        found.assume_init()
-    };
-    Ok(found.f_type as i64 == TMPFS_MAGIC)
-}
-
-fn size_of_file(fd: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut found = MaybeUninit::<libc::stat>::zeroed();
-    // SAFETY: `found` is writable, and zeroes are valid.
-    let found = unsafe {
-        cvt(libc::fstat(fd.as_raw_fd(), found.as_mut_ptr()))?;
-        found.assume_init()
-    };
-    Ok(u64::try_from(found.st_size).unwrap_or(0))
-}
-
-fn page_size() -> usize {
-    // SAFETY: takes a number.
-    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
-}
-
-fn map(fd: BorrowedFd<'_>, offset: u64, len: usize, protection: libc::c_int) -> io::Result<NonNull<u8>> {
-    let offset = libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    // SAFETY: a new mapping at an address that the kernel chooses.
-    let address = unsafe { libc::mmap(ptr::null_mut(), len, protection, libc::MAP_SHARED, fd.as_raw_fd(), offset) };
-    if address == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    NonNull::new(address.cast()).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))
-}
-
-fn unmap(memory: NonNull<u8>, len: usize) {
-    // SAFETY: the callers have mapped so much there, and use it no more.
-    unsafe { libc::munmap(memory.as_ptr().cast(), len) };
 }
 
 #[cfg(all(test, not(loom)))]

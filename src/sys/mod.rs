@@ -11,7 +11,9 @@
 //! - `file`: what the standard library lacks: a lock on a directory, mode and group of an open file
 //! - `overflow_id`: the ids that stand for all users and groups without a mapping
 //! - `ledger`: memory that a reader writes and its writers can read after its death
+//! - `ring`: memory through which a writer passes frames to its reader; `memfd`: what the two have in common
 //! - `memory`: zeroed memory that the kernel provides on first use
+//! - `once_box`: a value that may come later, in the space of a pointer
 //! - `cache`: prefetch hints; `ticks`: the processor's time stamp counter
 #![allow(unsafe_code)]
 
@@ -28,8 +30,11 @@ pub(crate) mod inotify;
 pub(crate) mod ledger;
 mod loader;
 pub(crate) mod lock;
+mod memfd;
 pub(crate) mod memory;
+pub(crate) mod once_box;
 pub(crate) mod overflow_id;
+pub(crate) mod ring;
 pub(crate) mod socket;
 pub(crate) mod thread;
 pub(crate) mod ticks;

@@ -21,7 +21,7 @@ use crate::sys::lock::Mutex;
 
 use super::dialer::Dialer;
 use super::host_loop::{self, HostLoop};
-use super::queue::Queue;
+use super::queue::{Queue, Wake};
 use super::redial::DialFailure;
 use super::reports::Reports;
 use super::session::{Counters, DialError, Event, Next, Session, SessionContext, Woken};
@@ -143,11 +143,15 @@ impl Driver {
         }
     }
 
-    /// The session slept, and now there is a message.
+    /// Wakes whoever slept, and is to hear of a message.
     #[cold]
-    pub(super) fn message_queued(self: &Arc<Self>) {
+    pub(super) fn message_queued(self: &Arc<Self>, wake: Wake) {
         // The only system calls on the way of a message (`guard_quick`).
-        without_cancellation(|| self.send_or_notify());
+        without_cancellation(|| match wake {
+            Wake::Nobody => {}
+            Wake::Session => self.send_or_notify(),
+            Wake::Reader(bell) => bell.ring(),
+        });
     }
 
     fn send_or_notify(self: &Arc<Self>) {
@@ -171,6 +175,7 @@ impl Driver {
             queue: &self.queue,
             counters: &self.counters,
             is_crowded,
+            clock: &Instant::now,
             is_awaited: self.awaiting.load(Ordering::Relaxed) > 0,
             is_guest: false,
         }

@@ -42,6 +42,7 @@ mod queue;
 mod records;
 mod redial;
 mod reports;
+mod ring;
 mod session;
 mod shared_watch;
 mod transport;
@@ -230,6 +231,7 @@ impl Writer {
             connect_failures: count(&counters.connect_failures),
             acknowledged,
             redelivered: count(&counters.redelivered),
+            ring_bytes: count(&counters.ring_bytes) + self.driver.queue.direct().bytes,
         }
     }
 
@@ -276,7 +278,7 @@ impl Writer {
         Ok(format!(
             "{state} socket_path={} connected={} acknowledged_delivery={is_acknowledged} queue_depth={} queue_bytes={} \
              sent={} acknowledged={} redelivered={} dropped={} abandoned={} suspected_lost={} connections={} \
-             connect_failures={}",
+             connect_failures={} ring_bytes={}",
             one_line(self.socket_path()),
             self.is_connected(),
             metrics.queue_depth,
@@ -289,6 +291,7 @@ impl Writer {
             metrics.suspected_lost,
             metrics.connections,
             metrics.connect_failures,
+            metrics.ring_bytes,
         ))
     }
 

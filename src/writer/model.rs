@@ -56,7 +56,7 @@ fn a_sender_never_sleeps_over_a_message() {
             .map(|_| {
                 let (queue, bell) = (Arc::clone(&queue), Arc::clone(&bell));
                 thread::spawn(move || {
-                    if queue.push(b"m").expect("room") {
+                    if queue.push(b"m").expect("room").is_session() {
                         bell.ring();
                     }
                 })
@@ -81,8 +81,8 @@ fn a_producer_never_waits_for_room_that_is_there() {
                 for _ in 0..2 {
                     loop {
                         match queue.push(b"m") {
-                            Ok(asleep) => {
-                                if asleep {
+                            Ok(wake) => {
+                                if wake.is_session() {
                                     bell.ring();
                                 }
                                 break;
@@ -130,7 +130,7 @@ fn a_large_message_keeps_its_place_and_wakes_the_sender() {
             let (queue, bell) = (Arc::clone(&queue), Arc::clone(&bell));
             thread::spawn(move || {
                 for message in [&[1; LARGE][..], b"m", &[1; LARGE]] {
-                    if queue.push(message).expect("room") {
+                    if queue.push(message).expect("room").is_session() {
                         bell.ring();
                     }
                 }
@@ -201,7 +201,7 @@ fn a_sender_never_sleeps_over_one_of_many() {
         let producer = {
             let (queue, bell) = (Arc::clone(&queue), Arc::clone(&bell));
             thread::spawn(move || {
-                let taken = queue.push_many(&[b"a", &[1; LARGE], b"b"], || bell.ring());
+                let taken = queue.push_many(&[b"a", &[1; LARGE], b"b"], |_| bell.ring());
                 assert_eq!(taken, (3, None));
             })
         };

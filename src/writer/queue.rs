@@ -7,6 +7,10 @@
 //! The queue is also the account: `accepted = sent + abandoned + depth`, always. A message leaves the depth when the
 //! session says that it is sent or abandoned, not when its batch is taken, so the limits are exact.
 //!
+//! While a connection has a ring and nothing waits elsewhere, producers append to that, and the session has no part in it
+//! ([`Queue::lend_ring`]). A message for which the ring has no room goes into a batch, and the ring to the session: what is queued
+//! behind that message must not overtake it. What lies in the ring counts as sent.
+//!
 //! Order of locks: `open`, then `sealed`. Whatever a caller supplies (its iterator, its error callback) runs under neither,
 //! and no message of [`LARGE`] bytes or more is copied under one. Everything that grows can fail ([`Refusal::NoMemory`]),
 //! and fails before anything has changed.
@@ -21,6 +25,8 @@ use super::account::Finished;
 pub(super) use super::account::{Account, Count, Fate};
 use super::batch::{BATCH, Batch};
 use super::batch_pool;
+use super::ring::{Published, Ring};
+use super::transport::Bell;
 
 /// A message from this size on is copied before the lock is taken, into a batch of its own.
 pub(super) const LARGE: usize = BATCH / 2;
@@ -48,6 +54,48 @@ impl From<TryReserveError> for Refusal {
     }
 }
 
+/// What the caller of a call that has queued messages is to do.
+#[derive(Debug)]
+pub(super) enum Wake {
+    /// Nothing: whoever has to hear of them does.
+    Nobody,
+    /// Wake the session, which sleeps.
+    Session,
+    /// Wake the reader, which sleeps: its messages lie in the ring.
+    Reader(Bell),
+}
+
+impl Wake {
+    fn session_if(asleep: bool) -> Wake {
+        if asleep { Wake::Session } else { Wake::Nobody }
+    }
+
+    #[cfg(any(test, loom))]
+    pub(super) fn is_session(&self) -> bool {
+        matches!(self, Wake::Session)
+    }
+}
+
+/// Whoever it is that is woken.
+#[cfg(any(test, loom))]
+impl PartialEq for Wake {
+    fn eq(&self, other: &Wake) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+/// Where the ring of a connection is, if it has one.
+#[derive(Debug, Default)]
+enum RingPlace {
+    /// With the session, or there is none.
+    #[default]
+    Elsewhere,
+    /// Producers append to it.
+    Lent(Box<Ring>),
+    /// It is to go back to the session: something waits in batches, or the reader ends the connection.
+    Returned(Box<Ring>),
+}
+
 /// What producers share. Counts lie under the lock that is held anyway.
 #[derive(Debug, Default)]
 struct Open {
@@ -55,8 +103,11 @@ struct Open {
     accepted: Count,
     /// The part of `accepted` that has left the open batch.
     sealed: Count,
+    /// The part of `accepted` that producers have put into a ring. It counts as sent.
+    direct: Count,
     /// How far `accepted` may go: the finished counts when they were read last, and the limits.
     limit: Count,
+    ring: RingPlace,
     /// The session waits for a message.
     sleeping: bool,
     closed: bool,
@@ -96,10 +147,10 @@ impl Queue {
 
     // ---- producers ----
 
-    /// Appends a message. `Ok(true)`: the session sleeps and must be woken. A full queue is not counted as a drop, because
-    /// the caller may wait for room: see [`Queue::count_dropped`].
+    /// Appends a message. A full queue is not counted as a drop, because the caller may wait for room: see
+    /// [`Queue::count_dropped`].
     #[inline(always)] // see Writer::write
-    pub(super) fn push(&self, message: &[u8]) -> Result<bool, Refusal> {
+    pub(super) fn push(&self, message: &[u8]) -> Result<Wake, Refusal> {
         if message.len() >= LARGE {
             return self.push_large(message);
         }
@@ -107,26 +158,35 @@ impl Queue {
         if open.closed {
             return Err(Refusal::Closed);
         }
+        if let RingPlace::Lent(ring) = &mut open.ring
+            && let Some(published) = ring.push(message)
+        {
+            open.count_direct(Count { messages: 1, bytes: message.len() as u64 });
+            return Ok(match published {
+                Published::Quietly => Wake::Nobody,
+                other => open.after_publish(other),
+            });
+        }
         self.append(&mut open, message)?;
-        Ok(std::mem::take(&mut open.sleeping))
+        Ok(Wake::session_if(std::mem::take(&mut open.sleeping)))
     }
 
     /// Appends messages in order until one is refused. Returns how many were taken, and why the next one was not. An empty
-    /// message is taken and not appended. `wake` is called, without a lock, when the session must be woken.
-    pub(super) fn push_many(&self, messages: &[&[u8]], wake: impl Fn()) -> (usize, Option<Refusal>) {
+    /// message is taken and not appended. `wake` is called, without a lock, when somebody must be woken.
+    pub(super) fn push_many(&self, messages: &[&[u8]], wake: impl Fn(Wake)) -> (usize, Option<Refusal>) {
         let mut taken = 0;
         while let Some(message) = messages.get(taken) {
-            let (count, asleep, refused) = if message.len() < LARGE {
+            let (count, woken, refused) = if message.len() < LARGE {
                 self.push_run(&messages[taken..])
             } else {
                 match self.push_large(message) {
-                    Ok(asleep) => (1, asleep, None),
-                    Err(refusal) => (0, false, Some(refusal)),
+                    Ok(woken) => (1, woken, None),
+                    Err(refusal) => (0, Wake::Nobody, Some(refusal)),
                 }
             };
             taken += count;
-            if asleep {
-                wake();
+            if !matches!(woken, Wake::Nobody) {
+                wake(woken);
             }
             if refused.is_some() {
                 return (taken, refused);
@@ -136,12 +196,20 @@ impl Queue {
     }
 
     /// Appends messages under one lock, up to the next large one, and no more than a batch: others append in between.
-    fn push_run(&self, messages: &[&[u8]]) -> (usize, bool, Option<Refusal>) {
-        let (mut taken, mut held, mut refused) = (0, 0, None);
+    fn push_run(&self, messages: &[&[u8]]) -> (usize, Wake, Option<Refusal>) {
         let mut open = self.open.lock();
         if open.closed {
-            return (0, false, Some(Refusal::Closed));
+            return (0, Wake::Nobody, Some(Refusal::Closed));
         }
+        if let RingPlace::Lent(ring) = &mut open.ring {
+            let (taken, count) = store_run(ring, messages);
+            if taken > 0 {
+                let published = ring.publish();
+                open.count_direct(count);
+                return (taken, open.after_publish(published), None);
+            }
+        }
+        let (mut taken, mut held, mut refused) = (0, 0, None);
         let before = open.accepted.messages;
         for message in messages {
             if held >= BATCH || message.len() >= LARGE {
@@ -157,11 +225,14 @@ impl Queue {
             taken += 1;
         }
         let asleep = open.accepted.messages > before && std::mem::take(&mut open.sleeping);
-        (taken, asleep, refused)
+        (taken, Wake::session_if(asleep), refused)
     }
 
     /// Copies first and without a lock; what has become of the room meanwhile is decided afterwards, under the lock.
-    fn push_large(&self, message: &[u8]) -> Result<bool, Refusal> {
+    fn push_large(&self, message: &[u8]) -> Result<Wake, Refusal> {
+        if let Some(done) = self.push_large_direct(message) {
+            return done;
+        }
         self.admit(&mut self.open.lock(), message.len())?; // no copy for a queue that is full already
         let mut own = batch_pool::take_large(message.len() + frame::MAX_PREFIX)?;
         own.append(message);
@@ -173,8 +244,41 @@ impl Queue {
         })
     }
 
+    /// Stores the message in the ring, without the lock. `None`: it has no part in this, or the ring was gone before the message
+    /// was whole.
+    fn push_large_direct(&self, message: &[u8]) -> Option<Result<Wake, Refusal>> {
+        let reservation = match &mut *self.open.lock() {
+            Open { closed: false, ring: RingPlace::Lent(ring), .. } => ring.reserve(message.len())?,
+            _ => return None,
+        };
+        let bytes = reservation.fill(message);
+        let mut open = self.open.lock();
+        let has_closed = open.closed;
+        let ring = match &mut open.ring {
+            RingPlace::Lent(ring) | RingPlace::Returned(ring) => ring,
+            RingPlace::Elsewhere => return None,
+        };
+        if !ring.end_reservation(&reservation) {
+            return None;
+        }
+        if has_closed {
+            return Some(Err(Refusal::Closed));
+        }
+        let published = ring.commit(bytes);
+        open.count_direct(Count { messages: 1, bytes: message.len() as u64 });
+        let woken = open.after_publish(published);
+        if !matches!(open.ring, RingPlace::Returned(_)) {
+            return Some(Ok(woken));
+        }
+        // What others have queued meanwhile waits behind this one, and the session for the ring.
+        if let Wake::Reader(bell) = woken {
+            bell.ring();
+        }
+        Some(Ok(Wake::Session))
+    }
+
     /// Puts a batch of one message behind all others.
-    fn publish(&self, own: Batch) -> Result<bool, (Refusal, Batch)> {
+    fn publish(&self, own: Batch) -> Result<Wake, (Refusal, Batch)> {
         let len = own.payload as usize;
         let mut open = self.open.lock();
         if let Err(refusal) = self.admit(&mut open, len) {
@@ -188,7 +292,8 @@ impl Queue {
         sealed.push_back(own);
         open.accepted.add(len);
         open.sealed = open.accepted;
-        Ok(std::mem::take(&mut open.sleeping))
+        open.return_ring();
+        Ok(Wake::session_if(std::mem::take(&mut open.sleeping)))
     }
 
     /// The queue is open.
@@ -208,6 +313,7 @@ impl Queue {
     #[cold]
     fn begin_batch<'a>(&self, open: &'a mut Open, len: usize) -> Result<&'a mut Batch, Refusal> {
         let empty = batch_pool::take(len + frame::MAX_PREFIX)?;
+        open.return_ring();
         if open.batch.is_some() {
             let mut sealed = self.sealed.lock();
             sealed.try_reserve(1)?;
@@ -231,7 +337,7 @@ impl Queue {
     /// Reads how much is finished. A message that is larger than the byte limit has room in an empty queue.
     #[cold]
     fn has_room_by_now(&self, open: &mut Open, len: usize) -> bool {
-        let finished = self.finished.read_total();
+        let finished = self.finished.read_total().plus(open.direct);
         open.limit.messages = finished.messages + self.max.messages;
         open.limit.bytes = finished.bytes.saturating_add(self.max.bytes);
         let is_empty = finished.messages == open.accepted.messages;
@@ -290,6 +396,51 @@ impl Queue {
         open.sleeping
     }
 
+    /// As [`Queue::sleep`], and leaves the ring to the producers meanwhile. If a message waits, the ring comes back.
+    pub(super) fn lend_ring(&self, ring: Box<Ring>) -> Result<(), Box<Ring>> {
+        let mut open = self.open.lock();
+        open.sleeping = self.nothing_waits(&open);
+        if !open.sleeping {
+            return Err(ring);
+        }
+        open.ring = RingPlace::Lent(ring);
+        Ok(())
+    }
+
+    /// The ring, to store in, if producers have no use for it any more. While one of them stores a large message there it stays.
+    pub(super) fn take_returned_ring(&self) -> Option<Box<Ring>> {
+        self.take_ring_if(|open| matches!(&open.ring, RingPlace::Returned(ring) if !ring.is_reserved()))
+    }
+
+    /// Producers go on in batches, and the ring comes back.
+    pub(super) fn recall_ring(&self) {
+        self.open.lock().return_ring();
+    }
+
+    /// The ring, wherever it is, at its end: nobody stores in it any more.
+    pub(super) fn take_ring(&self) -> Option<Box<Ring>> {
+        self.take_ring_if(|_| true)
+    }
+
+    fn take_ring_if(&self, condition: impl Fn(&Open) -> bool) -> Option<Box<Ring>> {
+        let mut open = self.open.lock();
+        if !condition(&open) {
+            return None;
+        }
+        match std::mem::take(&mut open.ring) {
+            RingPlace::Elsewhere => None,
+            RingPlace::Lent(ring) | RingPlace::Returned(ring) => Some(ring),
+        }
+    }
+
+    /// The ring, while it is lent or comes back.
+    pub(super) fn with_ring<R>(&self, look: impl FnOnce(&mut Ring) -> R) -> Option<R> {
+        match &mut self.open.lock().ring {
+            RingPlace::Elsewhere => None,
+            RingPlace::Lent(ring) | RingPlace::Returned(ring) => Some(look(ring)),
+        }
+    }
+
     /// Whether nothing waits to be taken.
     pub(super) fn is_empty(&self) -> bool {
         self.nothing_waits(&self.open.lock())
@@ -311,7 +462,7 @@ impl Queue {
 
     fn wake_waiting(&self) {
         let open = self.open.lock();
-        let depth = open.accepted.minus(self.finished.read_total());
+        let depth = open.accepted.minus(self.finished.read_total().plus(open.direct));
         if depth.messages <= self.max.messages / 2 && depth.bytes <= self.max.bytes / 2 {
             self.waited_for.store(false, Ordering::Relaxed);
             self.room.notify_all();
@@ -334,10 +485,79 @@ impl Queue {
     pub(super) fn account(&self) -> Account {
         // What is finished was accepted before: read in this order, no difference is negative.
         let (sent, abandoned) = self.finished.read_consistent();
-        let accepted = self.open.lock().accepted;
+        self.account_under(&self.open.lock(), sent, abandoned)
+    }
+
+    /// The account, and how many messages of it lie unhandled in a ring that is lent: of the same moment.
+    pub(super) fn account_with_ring(&self) -> (Account, u64) {
+        let (sent, abandoned) = self.finished.read_consistent();
+        let open = self.open.lock();
+        let unhandled = match &open.ring {
+            RingPlace::Elsewhere => 0,
+            RingPlace::Lent(ring) | RingPlace::Returned(ring) => ring.unhandled(),
+        };
+        (self.account_under(&open, sent, abandoned), unhandled)
+    }
+
+    /// What producers have put into rings.
+    pub(super) fn direct(&self) -> Count {
+        self.open.lock().direct
+    }
+
+    fn account_under(&self, open: &Open, sent: Count, abandoned: Count) -> Account {
+        let (accepted, sent) = (open.accepted, sent.plus(open.direct));
         let depth = accepted.minus(sent.plus(abandoned));
         Account { accepted, sent, abandoned, depth, dropped: self.dropped.load(Ordering::Relaxed) }
     }
+}
+
+impl Open {
+    /// Messages have gone into the ring.
+    #[inline]
+    fn count_direct(&mut self, count: Count) {
+        // They never were in the open batch, and take no place in the queue.
+        for part in [&mut self.accepted, &mut self.sealed, &mut self.direct, &mut self.limit] {
+            part.messages += count.messages;
+            part.bytes = part.bytes.saturating_add(count.bytes);
+        }
+    }
+
+    #[cold]
+    fn after_publish(&mut self, published: Published) -> Wake {
+        match published {
+            Published::Quietly => Wake::Nobody,
+            Published::Ring(bell) => Wake::Reader(bell),
+            Published::WhileClosing => {
+                self.return_ring();
+                Wake::session_if(std::mem::take(&mut self.sleeping))
+            }
+        }
+    }
+
+    /// Producers append to batches from now on.
+    fn return_ring(&mut self) {
+        self.ring = match std::mem::take(&mut self.ring) {
+            RingPlace::Lent(ring) => RingPlace::Returned(ring),
+            other => other,
+        };
+    }
+}
+
+/// Stores messages in the ring, up to the next large one, and no more than a batch. Returns how many, and what to count.
+fn store_run(ring: &mut Ring, messages: &[&[u8]]) -> (usize, Count) {
+    let (mut taken, mut count) = (0, Count::default());
+    for message in messages {
+        let is_over = count.bytes >= BATCH as u64 || message.len() >= LARGE;
+        if is_over || !ring.has_room(message.len() + frame::MAX_PREFIX) {
+            break;
+        }
+        if !message.is_empty() {
+            ring.store(message);
+            count.add(message.len());
+        }
+        taken += 1;
+    }
+    (taken, count)
 }
 
 #[inline]

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
 
 use crate::delivery::record::{End, RECORD, Record};
 use crate::sys::descriptor::Descriptor;
 use crate::sys::ledger::{Handled, Slot};
+use crate::sys::ring::WriterRing;
 use crate::sys::{socket, thread};
 
 /// What has been heard.
@@ -19,6 +21,8 @@ pub(super) enum RecordEvent {
     NoLedger,
     /// The reader has handled the stream up to `position` and is about to close the connection.
     Final { position: u64, end: End },
+    /// The writer may go on in the ring that [`Records::take_ring`] gives.
+    Ring,
     /// The peer sends nothing more.
     Eof,
     /// The peer has closed over unread bytes: the kernel says so once, and has now (ECONNRESET).
@@ -35,7 +39,8 @@ pub(super) struct Records {
     /// The beginning of a record, and the descriptor that came with it.
     cut: Vec<u8>,
     passed: Option<Descriptor>,
-    slot: Option<Slot>,
+    slot: Option<Arc<Slot>>,
+    ring: Option<WriterRing>,
     /// How many pieces have come since there was nothing.
     pieces: u32,
     /// Bytes came that are no record, or too many: whatever else comes is left alone.
@@ -69,7 +74,12 @@ impl Records {
 
     /// How far the reader has handled the stream.
     pub(super) fn handled(&self) -> Handled {
-        self.slot.as_ref().map(Slot::read).unwrap_or_default()
+        self.slot.as_ref().map(|slot| slot.read()).unwrap_or_default()
+    }
+
+    /// The ring that has come, and the slot that goes with it.
+    pub(super) fn take_ring(&mut self) -> Option<(WriterRing, Arc<Slot>)> {
+        Some((self.ring.take()?, Arc::clone(self.slot.as_ref()?)))
     }
 
     fn receive_piece(&mut self, fd: BorrowedFd<'_>) -> io::Result<bool> {
@@ -79,7 +89,7 @@ impl Records {
             thread::close_elsewhere(second);
         }
         let piece = &piece[..got];
-        // A single 0 is a bell of a later version. No record begins with it.
+        // A single 0 is a bell: there is room in the ring. No record begins with it.
         let bells = if self.cut.is_empty() { piece.iter().take_while(|byte| **byte == 0).count() } else { 0 };
         self.cut.extend_from_slice(&piece[bells..]);
         Ok(got > 0)
@@ -94,7 +104,8 @@ impl Records {
             Some(Record::Ledger { offset }) if self.slot.is_none() => Some(self.map(passed, offset)),
             Some(Record::NoLedger) => self.without(passed, Some(RecordEvent::NoLedger)),
             Some(Record::Final { position, end }) => self.without(passed, Some(RecordEvent::Final { position, end })),
-            Some(Record::Ledger { .. } | Record::Unknown) => self.without(passed, None),
+            Some(Record::Ring { size }) if self.slot.is_some() => self.map_ring(passed, size),
+            Some(Record::Ledger { .. } | Record::Ring { .. } | Record::Unknown) => self.without(passed, None),
             None => {
                 self.is_invalid = true;
                 self.without(passed, Some(RecordEvent::NoLedger))
@@ -106,13 +117,25 @@ impl Records {
         let Some(passed) = passed else { return RecordEvent::NoLedger };
         match Slot::map(passed.as_fd(), offset) {
             Ok(slot) => {
-                self.slot = Some(slot);
+                self.slot = Some(Arc::new(slot));
                 RecordEvent::Ledger // a sealed memfd: to close it takes no time
             }
             Err(_) => {
                 thread::close_elsewhere(passed);
                 RecordEvent::NoLedger
             }
+        }
+    }
+
+    /// A ring that cannot be mapped is as good as none: the socket goes on.
+    fn map_ring(&mut self, passed: Option<Descriptor>, size: u64) -> Option<RecordEvent> {
+        let passed = passed?;
+        match WriterRing::map(passed.as_fd(), size) {
+            Ok(ring) => {
+                self.ring = Some(ring);
+                Some(RecordEvent::Ring)
+            }
+            Err(_) => self.without(Some(passed), None),
         }
     }
 

@@ -31,6 +31,7 @@ mod closing;
 mod connection;
 mod drain;
 mod pump;
+mod ring;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
@@ -59,6 +60,8 @@ pub(super) struct Counters {
     pub(super) connect_failures: AtomicU64,
     pub(super) acknowledged: AtomicU64,
     pub(super) redelivered: AtomicU64,
+    /// Payload that went from batches into rings. What producers put there themselves the queue counts.
+    pub(super) ring_bytes: AtomicU64,
 }
 
 fn add(counter: &AtomicU64, count: u64) {
@@ -75,6 +78,8 @@ pub(super) struct SessionContext<'a> {
     pub(super) counters: &'a Counters,
     /// Whether other writers wait for the thread that drives this one.
     pub(super) is_crowded: &'a dyn Fn() -> bool,
+    /// The time by now: a step may take long, and what begins at its end has not lasted as long as the step.
+    pub(super) clock: &'a dyn Fn() -> Instant,
     /// A flush, or a write with a timeout, waits.
     pub(super) is_awaited: bool,
     /// A caller that waits steps the session beside the threads that drive it.
@@ -141,6 +146,10 @@ impl Wake {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a session is connected nearly always, and a box could not say that memory is short"
+)]
 enum State<T> {
     Disconnected,
     Connected(Connection<T>),
@@ -171,6 +180,8 @@ pub(super) struct Session<T> {
     poll: LedgerPoll,
     /// The last reader that told what it is keeps a ledger.
     expects_ledger: bool,
+    /// A message was too long for a ring: messages of this kind may follow.
+    too_long_for_ring: bool,
 }
 
 impl<T: Transport> Session<T> {
@@ -192,6 +203,7 @@ impl<T: Transport> Session<T> {
             spin: AdaptiveSpin::new(pump::LOOKS),
             poll: LedgerPoll::default(),
             expects_ledger: false,
+            too_long_for_ring: false,
         }
     }
 
@@ -253,7 +265,7 @@ impl<T: Transport> Session<T> {
         match event {
             Event::Woken(woken) => {
                 if woken.hung_up {
-                    self.hung_up(now);
+                    self.hung_up(now, context);
                 }
                 if woken.path_appeared && matches!(self.state, State::Disconnected) {
                     self.redial.path_appeared(now);

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::sys::descriptor::Descriptor;
 use crate::sys::event::{Interest, Key, Poller};
-use crate::sys::ledger::Handled;
+use crate::sys::ledger::{Handled, Slot};
+use crate::sys::ring::WriterRing;
 use crate::sys::{self, socket};
 
 use super::records::{RecordEvent, Records};
@@ -53,8 +54,37 @@ pub(super) trait Transport {
     /// How far the reader has handled the stream, if it keeps a ledger.
     fn handled(&self) -> Handled;
 
+    /// The ring that the reader has granted, once [`RecordEvent::Ring`] has told of it.
+    fn take_ring(&mut self) -> Option<GrantedRing>;
+
     /// Ends the connection.
     fn close(self);
+}
+
+/// A ring that a reader has granted.
+#[derive(Debug)]
+pub(super) struct GrantedRing {
+    pub(super) memory: WriterRing,
+    /// Where the reader notes how far it has handled the connection.
+    pub(super) slot: Arc<Slot>,
+    pub(super) bell: Bell,
+}
+
+/// Wakes the reader of a ring: a byte on the connection's socket. It may outlive the connection, and wakes nobody then.
+#[derive(Debug, Clone)]
+pub(super) struct Bell(Weak<Descriptor>);
+
+impl Bell {
+    pub(super) fn on(fd: &Arc<Descriptor>) -> Bell {
+        Bell(Arc::downgrade(fd))
+    }
+
+    /// Where the kernel has no room the reader has not heard the last one yet. A broken connection is an event of its own.
+    pub(super) fn ring(&self) {
+        if let Some(fd) = self.0.upgrade() {
+            let _ = socket::send(fd.as_fd(), &[0]);
+        }
+    }
 }
 
 /// What a driver waits for at a connection.
@@ -88,7 +118,7 @@ pub(super) enum Trigger {
 #[derive(Debug)]
 pub(super) struct Socket {
     /// `None` when somebody has closed it behind the library's back: its number may be another descriptor's by now.
-    fd: Option<Descriptor>,
+    fd: Option<Arc<Descriptor>>,
     registered: Option<Registered>,
     /// What the kernel holds at most, and takes at most into one buffer.
     send_buffer: usize,
@@ -113,7 +143,7 @@ impl Socket {
         }
         let send_buffer = socket::send_buffer(fd.as_fd()).unwrap_or(0);
         let one_buffer = (send_buffer / 2).saturating_sub(64).clamp(1, ONE_BUFFER);
-        Socket { fd: Some(fd), registered: None, send_buffer, one_buffer, records: Records::default() }
+        Socket { fd: Some(Arc::new(fd)), registered: None, send_buffer, one_buffer, records: Records::default() }
     }
 
     /// Registers the socket under `key`, for the peer's close.
@@ -198,6 +228,11 @@ impl Transport for Socket {
         self.records.handled()
     }
 
+    fn take_ring(&mut self) -> Option<GrantedRing> {
+        let (memory, slot) = self.records.take_ring()?;
+        Some(GrantedRing { memory, slot, bell: Bell::on(self.fd.as_ref()?) })
+    }
+
     fn close(mut self) {
         // A close alone leaves the registration behind while a forked child holds the socket (epoll(7)).
         self.unregister();
@@ -209,9 +244,11 @@ impl Transport for Socket {
 }
 
 /// A number that is not ours any more.
-fn forget(fd: &mut Option<Descriptor>) {
-    if let Some(fd) = fd.take() {
-        fd.forget();
+fn forget(fd: &mut Option<Arc<Descriptor>>) {
+    match fd.take().map(Arc::try_unwrap) {
+        None => {}
+        Some(Ok(fd)) => fd.forget(),
+        Some(Err(in_use)) => std::mem::forget(in_use), // a bell rings at this moment, and must not close it
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
-use super::queue::{Queue, Refusal};
+use super::queue::{Queue, Refusal, Wake};
 use super::{Writer, no_memory, wait};
 
 /// How many messages `write_messages` takes from its iterator at a time: few at first, since to clear the places for many
@@ -99,9 +99,9 @@ impl Writer {
             return self.check_special(message).map(|()| true);
         }
         match self.driver.queue.push(message) {
-            Ok(false) => Ok(true),
-            Ok(true) => {
-                self.driver.message_queued();
+            Ok(Wake::Nobody) => Ok(true),
+            Ok(wake) => {
+                self.driver.message_queued(wake);
                 Ok(true)
             }
             Err(Refusal::Full) => Ok(false),
@@ -187,7 +187,8 @@ impl Writer {
         let limit = driver.options.max_message_size;
         let mut chunk = [&[][..]; N];
         let (pulled, too_large) = pull(messages, &mut chunk, limit);
-        let (taken, refused) = driver.queue.push_many(&chunk[..pulled], || driver.message_queued());
+        self.check_fork()?; // the iterator may have forked, and returned in the child
+        let (taken, refused) = driver.queue.push_many(&chunk[..pulled], |wake| driver.message_queued(wake));
         *accepted += taken;
         match (refused, too_large) {
             (Some(refusal), _) => Err(self.refused(refusal)),

@@ -100,7 +100,7 @@ impl WriteCursor {
     /// What is still to be written, of two batches.
     pub(super) fn rest(&self) -> [&[u8]; 2] {
         let first = self.batches.get(self.at).map_or(&[][..], |batch| &batch.bytes[self.taken..]);
-        [first, self.batches.get(self.at + 1).map_or(&[], |batch| &batch.bytes)]
+        [first, self.batches.get(self.at + 1).map_or(&[], |batch| &batch.bytes[batch.released.bytes..])]
     }
 
     /// The kernel has taken `bytes` more. Batches that are whole are accounted for; frames of one that is not, by
@@ -275,6 +275,17 @@ impl WriteCursor {
             batch.released = self.first;
         }
         self.released = self.sent - (self.taken - self.first.bytes) as u64;
+    }
+
+    /// What was sent from one position to another, and is not handled, goes in front of everything else: it has been sent in
+    /// another way than through this cursor, which has kept nothing. [`WriteCursor::make_room`] comes first.
+    pub(super) fn restore_sent(&mut self, sent: Option<Batch>, from: u64, to: u64) {
+        self.forget_sent();
+        if let Some(batch) = sent {
+            self.batches.push_front(batch);
+            self.at = 1;
+        }
+        (self.released, self.sent) = (from, to);
     }
 
     /// The connection is gone: what is kept, and the first frame that was not taken whole, are the next one's first.

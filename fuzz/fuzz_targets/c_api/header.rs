@@ -82,6 +82,7 @@ pub struct Counters {
     pub connect_failures: u64,
     pub acknowledged: u64,
     pub redelivered: u64,
+    pub ring_bytes: u64,
 }
 
 pub const WRITER_COUNTERS: usize = size_of::<Counters>() / 8;
@@ -143,6 +144,7 @@ unsafe extern "C" {
     pub fn udsipc_reader_options_set_read_buffer_size(options: *mut c_void, bytes: u32) -> i32;
     pub fn udsipc_reader_options_set_max_handler_threads(options: *mut c_void, threads: u32) -> i32;
     pub fn udsipc_reader_options_set_max_connections(options: *mut c_void, count: u32) -> i32;
+    pub fn udsipc_reader_options_set_max_shared_memory(options: *mut c_void, bytes: u64) -> i32;
     pub fn udsipc_reader_options_set_socket_mode(options: *mut c_void, mode: u32) -> i32;
     pub fn udsipc_reader_options_allow_uid(options: *mut c_void, id: u32) -> i32;
     pub fn udsipc_reader_options_allow_gid(options: *mut c_void, id: u32) -> i32;

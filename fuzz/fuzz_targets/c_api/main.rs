@@ -143,6 +143,7 @@ enum ReaderOption {
     ReadBufferSize(u32),
     MaxHandlerThreads(u16),
     MaxConnections(u8),
+    MaxSharedMemory(u32),
     SocketMode(u16),
     AllowUid(bool),
     AllowGid(bool),
@@ -247,6 +248,7 @@ impl ReaderOption {
             ReaderOption::MaxHandlerThreads(u16::from(u8::arbitrary(from)? % 4)),
             ReaderOption::MaxHandlerThreads(u16::arbitrary(from)?),
             ReaderOption::MaxConnections(u8::arbitrary(from)? % 4),
+            ReaderOption::MaxSharedMemory(u32::arbitrary(from)?),
             ReaderOption::SocketMode(u16::arbitrary(from)?),
             ReaderOption::AllowUid(bool::arbitrary(from)?),
             ReaderOption::AllowGid(bool::arbitrary(from)?),
@@ -641,6 +643,9 @@ fn set_reader_option(slot: u8, option: ReaderOption) {
             ),
             ReaderOption::MaxConnections(count) => {
                 (udsipc_reader_options_set_max_connections(options, count.into()), OK)
+            }
+            ReaderOption::MaxSharedMemory(bytes) => {
+                (udsipc_reader_options_set_max_shared_memory(options, bytes.into()), OK)
             }
             ReaderOption::SocketMode(mode) => {
                 (udsipc_reader_options_set_socket_mode(options, mode.into()), good(mode <= 0o777, INVALID_ARGUMENT))

@@ -412,6 +412,7 @@ impl Bench {
             .max_message_size(limit)
             .max_connections(max_connections as u32)
             .inactivity_timeout(Duration::MAX)
+            .max_shared_memory(0) // the target `ring` has its peers
             .max_handler_threads(if scenario.one_thread { 1 } else { 64 })
             .on_error(move |_, context| {
                 *reports.lock().expect("no panic").reports.entry(context.as_str()).or_default() += 1;

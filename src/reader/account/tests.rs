@@ -55,7 +55,8 @@ fn callbacks_are_noted_at_their_place_in_the_stream() {
     let slot = receive(&theirs).expect("a record").1.expect("a slot");
     account.advance(100, 7);
     let mut peer = Peer { id: 1, fd: ours.as_fd(), writer: None, sequence: account.sequence() };
-    let notes = account.notes();
+    let ring_requested = Cell::new(false);
+    let notes = account.notes(&ring_requested);
     notes.begin(0, 10);
     assert_eq!((slot.read(), peer.sequence), (Handled { position: 100, end: 110 }, 7));
     notes.handed_out(&mut peer, 3);
@@ -73,7 +74,7 @@ fn a_writer_that_begins_with_the_last_number_breaks_nothing() {
     let name = WriterName { first_sequence: u64::MAX, ..NAME };
     let account = Account::open(&ledgers, ours.as_fd(), name).expect("an account");
     let mut peer = Peer { id: 1, fd: ours.as_fd(), writer: None, sequence: account.sequence() };
-    account.notes().handed_out(&mut peer, 2);
+    account.notes(&Cell::new(false)).handed_out(&mut peer, 2);
     assert_eq!(peer.sequence, 1);
 }
 
@@ -87,7 +88,7 @@ fn without_a_ledger_the_writer_is_told_so_and_told_the_end_too() {
         drop(taken);
         let first = receive(&theirs).is_some_and(|(record, _)| record == Record::NoLedger);
         let sequence = account.sequence();
-        account.notes().begin(0, 10);
+        account.notes(&Cell::new(false)).begin(0, 10);
         account.advance(10, sequence + 1);
         account.close(ours.as_fd(), End::Stop);
         let end = Record::Final { position: 10, end: End::Stop };

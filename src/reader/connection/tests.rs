@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use proptest::prelude::*;
 
@@ -17,6 +17,7 @@ use crate::reader::drain::Drain;
 use crate::reader::handler::Failure;
 use crate::reader::ledger::Ledgers;
 use crate::reader::read_buffers::ReadBuffers;
+use crate::sys::fork::Token;
 use crate::sys::ledger::{Handled, Slot};
 
 const MS: Nanos = 1_000_000;
@@ -77,6 +78,7 @@ struct Bench {
     account: Option<Account>,
     buffers: ReadBuffers,
     drain: Arc<Drain>,
+    rings: Rings,
     clock: Clock,
     handler: Handler,
     messages: Arc<Mutex<Vec<Vec<u8>>>>,
@@ -148,6 +150,7 @@ impl Bench {
             account: None,
             buffers: ReadBuffers::default(),
             drain: Arc::default(),
+            rings: Rings::new(0, Token::of_this_process().expect("a token")),
             clock,
             handler,
             messages,
@@ -221,6 +224,7 @@ impl Bench {
                 clock: &self.clock,
             },
             account: self.account.as_mut(),
+            rings: &self.rings,
             budget: &mut budget,
             spin: None,
             read: 0,

@@ -24,7 +24,7 @@ fn drain(queue: &Queue) -> Vec<u8> {
 }
 
 fn push_all(queue: &Queue, messages: &[&[u8]]) -> (usize, Option<Refusal>) {
-    queue.push_many(messages, || {})
+    queue.push_many(messages, |_| {})
 }
 
 // ---- limits ----
@@ -125,15 +125,15 @@ fn the_list_of_sealed_batches_shrinks_after_a_burst_and_costs_nothing_before() {
 #[test]
 fn the_session_is_woken_once_and_only_when_it_sleeps() {
     let queue = Queue::new(10, 0);
-    assert!(!queue.push(b"a").expect("room"));
+    assert_eq!(queue.push(b"a"), Ok(Wake::Nobody));
     assert!(!queue.sleep(), "there is something to take");
     drain(&queue);
     assert!(queue.sleep());
-    assert!(queue.push(b"b").expect("room"));
-    assert!(!queue.push(b"c").expect("room"));
+    assert_eq!(queue.push(b"b"), Ok(Wake::Session));
+    assert_eq!(queue.push(b"c"), Ok(Wake::Nobody));
     drain(&queue);
     assert!(queue.sleep());
-    assert!(queue.push(&[0; LARGE]).expect("room"));
+    assert_eq!(queue.push(&[0; LARGE]), Ok(Wake::Session));
 }
 
 // ---- many at once ----
@@ -157,7 +157,7 @@ fn many_are_taken_in_order_up_to_the_first_refusal() {
 fn many_wake_the_session_without_a_lock() {
     let queue = Queue::new(1000, 0);
     let woken = AtomicUsize::new(0);
-    let wake = || {
+    let wake = |_| {
         woken.fetch_add(1, Ordering::Relaxed);
         drain(&queue); // takes every lock of the queue
         assert!(queue.sleep());

@@ -78,7 +78,9 @@ impl<T: Transport> Connection<T> {
                 }
                 RecordEvent::Ledger => self.peer = Peer::Acknowledges,
                 RecordEvent::NoLedger if self.peer == Peer::Unknown => self.peer = Peer::Plain,
-                RecordEvent::NoLedger => {}
+                // Nothing that it sends is a record any more, and it need not be waited for.
+                RecordEvent::NoLedger => self.records_ended = true,
+                RecordEvent::Ring => {}
                 RecordEvent::Reset => self.reset = true,
                 RecordEvent::Final { position, end } => self.final_record = Some((position, end)),
             }
@@ -130,6 +132,7 @@ impl<T: Transport> Session<T> {
 
     /// Lets go what the reader has handled.
     pub(super) fn release_handled(&mut self, context: &SessionContext<'_>) {
+        self.release_ring(context);
         let (Some(connection), false) = (self.connection(), self.cursor.kept_bytes() == 0) else { return };
         if connection.peer == Peer::Acknowledges
             && let Some(handled) = connection.handled_if_connected(&self.cursor)

@@ -151,20 +151,21 @@ impl<T: Transport> Closing<T> {
 
 impl<T: Transport> Session<T> {
     /// The poller says that the peer has closed. That is no failure, unless a message was being written.
-    pub(super) fn hung_up(&mut self, now: Instant) {
+    pub(super) fn hung_up(&mut self, now: Instant, context: &SessionContext<'_>) {
         // Of several threads of a host that were told, the last ones may come upon the next connection.
         if let State::Connected(connection) = &self.state
             && connection.transport.has_hung_up()
         {
             let writing = self.cursor.is_torn() || connection.stall.is_some();
-            self.broken(now, writing.then(T::broken_pipe));
+            self.broken(now, writing.then(T::broken_pipe), context);
         }
     }
 
     /// The connection broke, or its peer has closed.
-    pub(super) fn broken(&mut self, now: Instant, cause: Option<io::Error>) {
+    pub(super) fn broken(&mut self, now: Instant, cause: Option<io::Error>, context: &SessionContext<'_>) {
         match self.take_state() {
-            State::Connected(connection) => {
+            State::Connected(mut connection) => {
+                self.take_back_ring(std::mem::take(&mut connection.ring), context);
                 self.redial.connection_ending(now);
                 self.state = State::Closing(Box::new(Closing::new(now, connection, cause)));
             }
@@ -203,11 +204,12 @@ impl<T: Transport> Session<T> {
     pub(super) fn lose(
         &mut self,
         now: Instant,
-        connection: Connection<T>,
+        mut connection: Connection<T>,
         cause: Option<io::Error>,
         outcome: Outcome,
         context: &SessionContext<'_>,
     ) {
+        self.take_back_ring(std::mem::take(&mut connection.ring), context);
         let lasted = now.saturating_duration_since(connection.made);
         let longest = context.options.max_backoff;
         match outcome {

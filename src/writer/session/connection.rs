@@ -3,6 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::ring::{RingUse, Traffic};
 use crate::delivery::record::End;
 use crate::options::Acknowledge;
 use crate::writer::in_flight::InFlight;
@@ -32,6 +33,8 @@ pub(in crate::writer) struct Connection<T> {
     pub(super) final_record: Option<(u64, End)>,
     /// What the ledger said before the last send that the kernel has taken: the connection lived then.
     pub(super) seen: u64,
+    pub(super) ring: RingUse,
+    pub(super) traffic: Traffic,
 }
 
 /// What kind of reader it is.
@@ -71,6 +74,8 @@ impl<T: Transport> Connection<T> {
             records_ended: false,
             final_record: None,
             seen: 0,
+            ring: RingUse::None,
+            traffic: Traffic::new(now),
         }
     }
 
@@ -111,16 +116,19 @@ impl<T: Transport> Connection<T> {
     }
 
     pub(super) fn readiness(&self) -> Readiness {
+        let is_in_ring = self.ring.is_switched(); // in which case a bell tells of room
         match &self.stall {
+            _ if is_in_ring && !self.records_ended => Readiness::Record,
+            _ if is_in_ring => Readiness::HangUp,
             Some(Stall { retry: None, .. }) => Readiness::Room,
-            _ if self.peer == Peer::Unknown && !self.records_ended => Readiness::Record,
+            _ if (self.peer == Peer::Unknown || self.ring.awaits_record()) && !self.records_ended => Readiness::Record,
             _ => Readiness::HangUp,
         }
     }
 
-    /// The kernel takes nothing. Returns whether that has lasted for `timeout` without progress since the last report.
-    pub(super) fn stalls(&mut self, now: Instant, timeout: Duration, for_memory: bool) -> bool {
-        let unread = self.transport.unread_by_peer();
+    /// The kernel, or the ring, takes nothing, and so much in it is unread. Returns whether that has lasted for `timeout` without
+    /// progress since the last report.
+    pub(super) fn stalls(&mut self, now: Instant, timeout: Duration, for_memory: bool, unread: usize) -> bool {
         let stall = self.stall.get_or_insert(Stall { since: now, unread, retry: None });
         stall.retry = for_memory.then(|| {
             let step = stall.retry.map_or(MEMORY_STEP, |(_, step)| (step * 2).min(MEMORY_STEP_LONGEST));

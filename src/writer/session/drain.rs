@@ -56,7 +56,7 @@ impl<T: Transport> Session<T> {
             drain.sent_at = None; // what was sent may have to be sent again
         }
         let is_sent_at = is_sent.then(|| *drain.sent_at.get_or_insert(now));
-        let awaits_acknowledgement = is_sent && self.awaits_acknowledgement() && self.cursor.kept_messages() > 0;
+        let awaits_acknowledgement = is_sent && self.awaits_acknowledgement() && self.unhandled(context) > 0;
         if awaits_acknowledgement && deadline.is_none_or(|deadline| now < deadline) {
             wake.at(deadline);
             return None;
@@ -95,12 +95,13 @@ impl<T: Transport> Session<T> {
         }
         self.poll_ledger(context);
         let awaits_acknowledgement = self.awaits_acknowledgement();
+        let in_ring = self.unhandled_in_ring(context);
         let State::Connected(connection) = &mut self.state else { return None };
-        if connection.unsettled(&self.cursor) == 0 {
+        if connection.unsettled(&self.cursor) + in_ring == 0 {
             return Some(self.finish_sent(context));
         }
         if connection.transport.has_hung_up() {
-            self.broken(now, None);
+            self.broken(now, None, context);
             return None;
         }
         let drain = self.drain.as_mut()?;
@@ -122,7 +123,12 @@ impl<T: Transport> Session<T> {
     /// Whether something has been sent that such a reader has not handled.
     fn has_unhandled(&mut self, context: &SessionContext<'_>) -> bool {
         self.release_handled(context);
-        self.awaits_acknowledgement() && self.cursor.kept_messages() > 0
+        self.awaits_acknowledgement() && self.unhandled(context) > 0
+    }
+
+    /// Messages that have been sent, and not handled.
+    fn unhandled(&self, context: &SessionContext<'_>) -> u64 {
+        self.cursor.kept_messages() + self.unhandled_in_ring(context)
     }
 
     /// The end of a writer that nobody drives.
@@ -145,6 +151,7 @@ impl<T: Transport> Session<T> {
             self.cursor.forget_sent(); // nobody will tell
         }
         let mut given_up = self.cursor.abandon_rest(context.queue);
+        self.give_up_ring(&mut given_up, context);
         while let Some(batch) = context.queue.take() {
             let Frames { messages, payload, .. } = *batch;
             context.queue.finish(Fate::Abandoned, messages, payload);
@@ -196,6 +203,7 @@ impl<T: Transport> Session<T> {
             add(&context.counters.suspected_lost, connection.in_flight.in_doubt());
         }
         connection.transport.close();
+        drop(context.queue.take_ring());
     }
 }
 

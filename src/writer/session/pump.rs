@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::acknowledge::Permission;
 use super::connection::{Connection, Peer};
+use super::ring::RingUse;
 use super::{Next, Session, SessionContext, State, Wake, add};
 use crate::adaptive_spin::AdaptiveSpin;
 use crate::error::{Context, Error};
@@ -28,7 +29,7 @@ const LONE_GAP: Duration = Duration::from_micros(20);
 /// After so many lone messages the kernel is asked whether they have been read.
 const CHECK_READ_AFTER: u64 = 32;
 
-enum Pumped {
+pub(super) enum Pumped {
     /// The queue is empty.
     Empty { sent: bool },
     /// The kernel takes nothing more.
@@ -37,6 +38,10 @@ enum Pumped {
     Turn,
     /// The reader has to handle something, or to say what it is, first.
     Held,
+    /// The queue is empty, and producers put their messages into the ring.
+    Lent,
+    /// A message is too long for the ring.
+    TooLong,
     /// It cannot acknowledge, and has to.
     Refused,
     /// The connection is ending.
@@ -61,7 +66,7 @@ impl<T: Transport> Session<T> {
         context: &SessionContext<'_>,
         wake: &mut Wake,
     ) -> Option<Next> {
-        let pumped = self.pump(now, context);
+        let pumped = self.pump(now, context, wake);
         self.schedule_poll(now, context, wake);
         match pumped {
             Pumped::Broken => None,
@@ -73,7 +78,7 @@ impl<T: Transport> Session<T> {
             Pumped::Held if self.check_path_without_record(now, context.options.write_timeout, wake) => {
                 Some(Next::CheckPath)
             }
-            Pumped::Held => Some(Next::Wait),
+            Pumped::Held | Pumped::Lent | Pumped::TooLong => Some(Next::Wait),
             Pumped::Stalled { reported } => {
                 if let State::Connected(connection) = &self.state {
                     wake.at(connection.stall_ends_at(context.options.write_timeout));
@@ -88,21 +93,28 @@ impl<T: Transport> Session<T> {
         }
     }
 
-    fn pump(&mut self, now: Instant, context: &SessionContext<'_>) -> Pumped {
+    fn pump(&mut self, now: Instant, context: &SessionContext<'_>, wake: &mut Wake) -> Pumped {
         match self.ask_permission(context) {
             Permission::Granted => {}
             Permission::Pending => return Pumped::Held,
             Permission::Denied => return Pumped::Refused,
             Permission::Failed(Sent::Broken(error)) => {
-                self.broken(now, Some(error));
+                self.broken(now, Some(error), context);
                 return Pumped::Broken;
             }
-            Permission::Failed(Sent::NoMemory(error)) => return self.stalled(now, Some(error), context),
-            Permission::Failed(_) => return self.stalled(now, None, context),
+            Permission::Failed(Sent::NoMemory(error)) => return self.stalled(now, Some(error), None, context),
+            Permission::Failed(_) => return self.stalled(now, None, None, context),
         }
-        let (end, turn) = self.send_batches(context);
+        self.prepare_ring(now, context, wake);
+        if matches!(&self.state, State::Connected(connection) if connection.ring.is_switched()) {
+            return self.pump_ring(now, context, wake);
+        }
+        let (end, turn, count) = self.send_batches(context);
         let State::Connected(connection) = &mut self.state else { return Pumped::Broken };
         let settled = self.cursor.settle(context.queue, &mut connection.in_flight);
+        if self.drain.is_none() && !self.too_long_for_ring {
+            connection.note_traffic(now, turn as u64, count.messages() + settled.messages());
+        }
         connection.identify(&mut self.cursor);
         self.sent(settled, context);
         self.note_peer(context);
@@ -110,17 +122,17 @@ impl<T: Transport> Session<T> {
             PumpEnd::Empty => Pumped::Empty { sent: turn > 0 },
             PumpEnd::Turn => Pumped::Turn,
             PumpEnd::Held => self.held(context),
-            PumpEnd::Stalled(shortage) => self.stalled(now, shortage, context),
+            PumpEnd::Stalled(shortage) => self.stalled(now, shortage, None, context),
             PumpEnd::Broken(error) => {
-                self.broken(now, Some(error));
+                self.broken(now, Some(error), context);
                 Pumped::Broken
             }
         }
     }
 
-    /// Sends until there is a reason to stop. Returns it, and how much has gone out.
-    fn send_batches(&mut self, context: &SessionContext<'_>) -> (PumpEnd, usize) {
-        let State::Connected(connection) = &mut self.state else { return (PumpEnd::Empty, 0) };
+    /// Sends until there is a reason to stop. Returns it, and how much has gone out: bytes, and messages of whole batches.
+    fn send_batches(&mut self, context: &SessionContext<'_>) -> (PumpEnd, usize, Taken) {
+        let State::Connected(connection) = &mut self.state else { return (PumpEnd::Empty, 0, Taken::default()) };
         connection.check_read();
         let (mut turn, mut count, mut handled) = (0, Taken::default(), 0);
         let mut is_crowded = (context.is_crowded)();
@@ -164,11 +176,11 @@ impl<T: Transport> Session<T> {
         };
         self.sent(count, context);
         self.acknowledged(handled, context);
-        (end, turn)
+        (end, turn, count)
     }
 
     /// Messages have gone out whole. With a reader that acknowledges that says nothing yet of whether they will break it.
-    fn sent(&mut self, taken: Taken, context: &SessionContext<'_>) {
+    pub(super) fn sent(&mut self, taken: Taken, context: &SessionContext<'_>) {
         if taken.messages() > 0 && !self.expects_ledger {
             self.attempts = 0;
         }
@@ -181,15 +193,24 @@ impl<T: Transport> Session<T> {
     fn held(&mut self, context: &SessionContext<'_>) -> Pumped {
         self.release_handled(context);
         let State::Connected(connection) = &self.state else { return Pumped::Broken };
-        let is_full = !connection.is_plain() && self.cursor.kept_bytes() > connection.most_kept(&self.cursor);
+        let is_full = is_full(connection, &self.cursor);
         if is_full { Pumped::Held } else { Pumped::Turn }
     }
 
     /// The kernel takes nothing more. That is reported each time it has lasted for `write_timeout`.
-    fn stalled(&mut self, now: Instant, shortage: Option<io::Error>, context: &SessionContext<'_>) -> Pumped {
+    /// `in_ring`: so much lies unhandled in the ring, which is full.
+    pub(super) fn stalled(
+        &mut self,
+        now: Instant,
+        shortage: Option<io::Error>,
+        in_ring: Option<usize>,
+        context: &SessionContext<'_>,
+    ) -> Pumped {
         let State::Connected(connection) = &mut self.state else { return Pumped::Broken };
         let timeout = context.options.write_timeout;
-        if !connection.stalls(now, timeout, shortage.is_some()) {
+        let unread = in_ring.unwrap_or_else(|| connection.transport.unread_by_peer());
+        let now = if connection.stall.is_none() { (context.clock)() } else { now };
+        if !connection.stalls(now, timeout, shortage.is_some(), unread) {
             return Pumped::Stalled { reported: false };
         }
         add(&context.counters.failed, 1);
@@ -211,7 +232,8 @@ impl<T: Transport> Session<T> {
         let is_lone = accepted - self.accepted_at_wake == 1 && now.saturating_duration_since(self.lone_at) >= LONE_GAP;
         (self.lone_at, self.accepted_at_wake) = (now, accepted);
         let State::Connected(connection) = &mut self.state else { return false };
-        if !is_lone || connection.stall.is_some() || !self.cursor.is_empty() {
+        let is_in_ring = connection.ring.is_switched() || connection.ring.pauses();
+        if !is_lone || connection.stall.is_some() || is_in_ring || !self.cursor.is_empty() {
             return false;
         }
         let is_barred = context.options.acknowledge == Acknowledge::Required && connection.peer != Peer::Acknowledges;
@@ -247,13 +269,17 @@ impl<T: Transport> Session<T> {
             connection.check_read();
         }
         self.poll_ledger(context);
-        let account = context.queue.account();
+        let here = match &self.state {
+            State::Connected(Connection { ring: RingUse::Here(ring), .. }) => ring.unhandled(),
+            _ => 0,
+        };
+        let (account, lent) = context.queue.account_with_ring();
         let unread = match &mut self.state {
             State::Connected(connection) => connection.unsettled(&self.cursor),
             State::Closing(closing) => closing.connection.unsettled(&self.cursor),
             State::Disconnected => self.cursor.kept_messages(),
         };
-        account.sent.messages + account.abandoned.messages - unread
+        account.sent.messages + account.abandoned.messages - unread - here - lent
     }
 }
 
@@ -262,7 +288,13 @@ fn room_for_more<T: Transport>(connection: &Connection<T>, cursor: &mut WriteCur
     if cursor.make_room().is_err() {
         return Some(PumpEnd::Stalled(Some(io::ErrorKind::OutOfMemory.into())));
     }
-    (!connection.is_plain() && cursor.kept_bytes() > connection.most_kept(cursor)).then_some(PumpEnd::Held)
+    is_full(connection, cursor).then_some(PumpEnd::Held)
+}
+
+/// As much is kept as may be.
+fn is_full<T: Transport>(connection: &Connection<T>, cursor: &WriteCursor) -> bool {
+    let most = if connection.ring.pauses() { 0 } else { connection.most_kept(cursor) };
+    !connection.is_plain() && cursor.kept_bytes() > most
 }
 
 /// On a busy queue a batch fills in a moment: to wait for that is cheaper than to take the lock from the producers for a

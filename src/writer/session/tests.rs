@@ -9,13 +9,14 @@ use super::*;
 use crate::frame::{self, Frame};
 use crate::sys::ledger::Handled;
 use crate::writer::records::RecordEvent;
-use crate::writer::transport::Sent;
+use crate::writer::transport::{GrantedRing, Sent};
 
 mod acknowledge;
 mod closing;
 mod dialling;
 mod handled;
 mod random;
+mod ring;
 mod sending;
 mod stopping;
 
@@ -42,6 +43,8 @@ struct Wire {
     /// What the peer says beside the stream, and how far it has handled that.
     records: VecDeque<RecordEvent>,
     handled: Handled,
+    /// What comes with a record that grants a ring.
+    ring: Option<GrantedRing>,
     /// Right after the next look at what it says, it says that it acknowledges, and reads everything.
     accepts_when_heard: bool,
 }
@@ -140,6 +143,10 @@ impl Transport for FakeConnection {
         self.0.borrow().handled
     }
 
+    fn take_ring(&mut self) -> Option<GrantedRing> {
+        self.0.borrow_mut().ring.take()
+    }
+
     fn close(self) {
         self.0.borrow_mut().is_closed = true;
     }
@@ -176,6 +183,8 @@ struct Simulation {
     is_awaited: bool,
     is_guest: bool,
     is_replaced: bool,
+    /// How long a step has taken when it asks for the time.
+    step_takes: Duration,
     dial: Box<Dial>,
     dials: Vec<Duration>,
     first_sequences: Vec<u64>,
@@ -198,6 +207,7 @@ impl Simulation {
             is_awaited: false,
             is_guest: false,
             is_replaced: false,
+            step_takes: Duration::ZERO,
             dial: Box::new(dial),
             dials: Vec::new(),
             first_sequences: Vec::new(),
@@ -219,7 +229,9 @@ impl Simulation {
 
     /// Lends the session, with the context that a driver gives.
     fn with_session<R>(&mut self, body: impl FnOnce(&mut Session<FakeConnection>, &SessionContext<'_>) -> R) -> R {
+        let now = self.now;
         let context = SessionContext {
+            clock: &|| now + self.step_takes,
             path: Path::new("/run/test"),
             options: &self.options,
             queue: &self.queue,

@@ -62,7 +62,7 @@ class WriterCounters(ctypes.Structure):
         (name, c_uint64)
         for name in (
             "sent dropped failed queue_depth queue_bytes sent_bytes retried abandoned suspected_lost connections "
-            "connect_failures acknowledged redelivered"
+            "connect_failures acknowledged redelivered ring_bytes"
         ).split()
     ]
 
@@ -134,6 +134,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "udsipc_reader_options_set_max_handler_threads": (c_int, [_options, c_uint32]),
     "udsipc_reader_options_set_callback_stack_size": (c_int, [_options, c_uint64]),
     "udsipc_reader_options_set_max_connections": (c_int, [_options, c_uint32]),
+    "udsipc_reader_options_set_max_shared_memory": (c_int, [_options, c_uint64]),
     "udsipc_reader_options_set_socket_mode": (c_int, [_options, c_uint32]),
     "udsipc_reader_options_set_socket_group": (c_int, [_options, c_uint32]),
     "udsipc_reader_options_allow_uid": (c_int, [_options, c_uint32]),

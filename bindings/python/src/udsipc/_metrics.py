@@ -16,7 +16,7 @@ class WriterMetrics:
     """The counters of a writer. At any moment: messages accepted = sent + abandoned + queue_depth."""
 
     sent: int
-    """Messages that the kernel has taken whole."""
+    """Messages that the kernel has taken whole, or that lie in memory shared with the reader."""
     dropped: int
     """Messages refused because the queue was full."""
     failed: int
@@ -41,6 +41,8 @@ class WriterMetrics:
     """Messages in sent that a reader of this library has handled; 0 with any other reader."""
     redelivered: int
     """Messages that were sent again because a reader ended before it had handled them."""
+    ring_bytes: int
+    """Payload in sent_bytes that went through memory shared with the reader, and not through the socket."""
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,8 @@ class ReaderOptions(TypedDict, total=False):
     """Bytes of the socket's receive buffer (SO_RCVBUF), without effect on Linux. Default: 256 KiB."""
     max_connections: int
     """How many connections may be open; further ones are closed unread. 0 is no limit. Default: 0."""
+    max_shared_memory: int
+    """Bytes of memory shared with busy writers, for all connections; 0 shares none. Default: 64 MiB."""
     socket_mode: int
     """The permission bits of the socket file, such as 0o660. Default: 0o777 less the umask."""
     socket_group: int

@@ -140,13 +140,13 @@ fn run(queue: &Queue, model: &mut Model, op: Op) {
     match op {
         Op::Push(len) => {
             let message = model.message(len);
-            assert_eq!(queue.push(&message), model.push(&message));
+            assert_eq!(queue.push(&message).map(|wake| wake.is_session()), model.push(&message));
         }
         Op::PushMany(lens) => {
             let messages: Vec<Vec<u8>> = lens.iter().map(|&len| model.message(len)).collect();
             let slices: Vec<&[u8]> = messages.iter().map(Vec::as_slice).collect();
             let (slept, woken) = (model.sleeping, AtomicUsize::new(0));
-            let wake = || {
+            let wake = |_| {
                 woken.fetch_add(1, Ordering::Relaxed);
             };
             assert_eq!(queue.push_many(&slices, wake), model.push_many(&slices));
@@ -159,7 +159,7 @@ fn run(queue: &Queue, model: &mut Model, op: Op) {
                 queue.wait_for_room(len, Some(Instant::now()));
                 pushed = queue.push(&message);
             }
-            assert_eq!(pushed, model.push(&message));
+            assert_eq!(pushed.map(|wake| wake.is_session()), model.push(&message));
         }
         Op::Take => {
             let batch = queue.take();

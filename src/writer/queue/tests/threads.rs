@@ -130,7 +130,7 @@ fn a_large_message_that_races_with_a_close_is_taken_before_it_or_not_at_all() {
 #[test]
 fn a_large_copy_holds_no_lock() {
     let calls: [fn(&Queue, &[u8]); 2] = [
-        |queue, large| assert_eq!(queue.push(large), Ok(false)),
+        |queue, large| assert_eq!(queue.push(large), Ok(Wake::Nobody)),
         |queue, large| assert_eq!(push_all(queue, &[b"x", large]), (2, None)),
     ];
     for call in calls {

@@ -118,9 +118,9 @@ impl Run {
     fn write(&mut self, len: usize) {
         let mut message = format!("{:06}", self.accepted + 1).into_bytes();
         message.resize(6 + len, b'.');
-        let Ok(asleep) = self.it.queue.push(&message) else { return };
+        let Ok(wake) = self.it.queue.push(&message) else { return };
         self.accepted += 1;
-        if asleep {
+        if wake.is_session() {
             self.it.now += Duration::from_micros(30);
             let now = self.it.now;
             let sent = self.it.with_session(|session, context| {

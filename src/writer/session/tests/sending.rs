@@ -163,7 +163,7 @@ fn a_lone_message_is_sent_by_its_caller_and_a_burst_is_not() {
     it.poke();
     let write = |it: &mut Simulation, gap| {
         it.now += gap;
-        assert!(it.queue.push(b"message").expect("room"), "the session sleeps");
+        assert!(it.queue.push(b"message").expect("room").is_session(), "the session sleeps");
         let now = it.now;
         it.with_session(|session, context| session.send_at_once(now, context))
     };
@@ -172,4 +172,21 @@ fn a_lone_message_is_sent_by_its_caller_and_a_burst_is_not() {
     assert!(!write(&mut it, Duration::from_micros(1)));
     it.poke();
     assert_eq!(wire.texts().len(), 3);
+}
+
+/// A step that sends much on a starved machine may take longer than `write_timeout`.
+#[test]
+fn a_stall_that_begins_at_the_end_of_a_long_step_is_no_old_one() {
+    let wire = FakeConnection::with(|wire| wire.room = Some(4));
+    let mut it = Simulation::with_connections(std::slice::from_ref(&wire));
+    let timeout = it.options.write_timeout;
+    it.step_takes = timeout * 2;
+    it.write("taken");
+    it.poke();
+    it.now += it.step_takes;
+    it.step_takes = Duration::ZERO;
+    it.run_for(timeout - ms(1));
+    assert!(it.reports.is_empty(), "{:?}", it.reports);
+    it.run_for(ms(2));
+    assert_eq!(it.contexts(), [Context::Write]);
 }
