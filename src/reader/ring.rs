@@ -82,10 +82,14 @@ impl Rings {
             return Ok(None);
         }
         let Some(share) = self.take() else { return Ok(None) };
-        let Ok(memory) = ReaderRing::create(share.bytes) else { return Ok(None) };
+        let Ok(mut memory) = ReaderRing::create(share.bytes) else { return Ok(None) };
+        let Some(fd) = memory.as_fd() else { return Ok(None) };
         let record = Record::Ring { size: share.bytes }.encode();
-        match socket::send_with_descriptor(peer, &record, memory.as_fd()) {
-            Ok(RECORD) => Ok(Some(Ring::new(memory, share, (self.is_trusted)(peer)))),
+        match socket::send_with_descriptor(peer, &record, fd) {
+            Ok(RECORD) => {
+                memory.close_fd();
+                Ok(Some(Ring::new(memory, share, (self.is_trusted)(peer))))
+            }
             Ok(_) => Err(io::ErrorKind::WriteZero.into()),
             Err(_) => Ok(None),
         }

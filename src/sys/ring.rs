@@ -250,7 +250,8 @@ fn map_twice(fd: BorrowedFd<'_>, offset: usize, size: usize, protection: libc::c
 #[derive(Debug)]
 pub(crate) struct ReaderRing {
     memory: Mapping,
-    fd: Descriptor,
+    /// Until the writer has it.
+    fd: Option<Descriptor>,
 }
 
 impl ReaderRing {
@@ -271,12 +272,17 @@ impl ReaderRing {
         if !MADE_HERE.insert(memory.signals) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        Ok(ReaderRing { memory, fd })
+        Ok(ReaderRing { memory, fd: Some(fd) })
     }
 
-    /// What the writer needs.
-    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    /// What the writer needs, until [`ReaderRing::close_fd`].
+    pub(crate) fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().map(Descriptor::as_fd)
+    }
+
+    /// The writer has the descriptor: the mapping is enough here, and no connection costs a second descriptor.
+    pub(crate) fn close_fd(&mut self) {
+        self.fd = None;
     }
 
     pub(crate) fn size(&self) -> u64 {

@@ -7,7 +7,7 @@ const SIZE: u64 = SMALLEST;
 
 fn pair() -> (ReaderRing, WriterRing) {
     let reader = ReaderRing::create(SIZE).expect("a ring");
-    let writer = WriterRing::map(reader.as_fd(), SIZE).expect("the same ring");
+    let writer = WriterRing::map(reader.as_fd().expect("not given away"), SIZE).expect("the same ring");
     (reader, writer)
 }
 
@@ -65,7 +65,7 @@ fn a_writer_that_waits_is_told_once() {
 #[test]
 fn nobody_can_change_the_size_and_the_reader_cannot_change_the_bytes() {
     let (reader, _) = pair();
-    let fd = reader.as_fd().as_raw_fd();
+    let fd = reader.as_fd().expect("not given away").as_raw_fd();
     for len in [0, 1 << 30] {
         // SAFETY: takes no pointers.
         assert_eq!(unsafe { libc::ftruncate(fd, len) }, -1);
@@ -76,7 +76,7 @@ fn nobody_can_change_the_size_and_the_reader_cannot_change_the_bytes() {
 fn what_is_no_ring_is_refused() {
     let (reader, _) = pair();
     for size in [0, 1, SIZE / 2, SIZE - 1, SIZE + 1, 2 * SIZE, 1 << 40, u64::MAX] {
-        assert!(WriterRing::map(reader.as_fd(), size).is_err(), "{size}");
+        assert!(WriterRing::map(reader.as_fd().expect("not given away"), size).is_err(), "{size}");
     }
     let unsealed = memfd::create(c"test", SIZE + memfd::page_size() as u64).expect("a memfd");
     assert!(WriterRing::map(unsealed.as_fd(), SIZE).is_err());

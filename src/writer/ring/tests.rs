@@ -19,7 +19,7 @@ struct Pair {
 
 fn pair() -> Pair {
     let reader = ReaderRing::create(SMALLEST).expect("a ring");
-    let memory = WriterRing::map(reader.as_fd(), SMALLEST).expect("the same");
+    let memory = WriterRing::map(reader.as_fd().expect("not given away"), SMALLEST).expect("the same");
     let ledger = Ledger::create().expect("a ledger");
     ledger.prepare(0).expect("a page");
     ledger.set_idle(0, BEGINS);
@@ -129,7 +129,8 @@ fn what_a_reader_has_scribbled_over_is_not_sent_again() {
         for number in 0..50 {
             assert!(pair.ring.push(&message(number, 300)).is_some());
         }
-        let scribbler = WriterRing::map(pair.reader.as_fd(), SMALLEST).expect("a second mapping");
+        let scribbler =
+            WriterRing::map(pair.reader.as_fd().expect("not given away"), SMALLEST).expect("a second mapping");
         scribbler.store(at, &[byte]);
         let handled = pair.ring.take_handled();
         assert_eq!((handled, pair.ring.into_rest().expect_err("changed")), (0, 50), "{byte} at {at}");

@@ -45,7 +45,7 @@ impl RingReader {
         let mut wire = self.wire.0.borrow_mut();
         wire.records.push_back(RecordEvent::Ring);
         wire.ring = Some(GrantedRing {
-            memory: WriterRing::map(self.ring.as_fd(), SIZE).expect("the same"),
+            memory: WriterRing::map(self.ring.as_fd().expect("not given away"), SIZE).expect("the same"),
             slot: Arc::new(Slot::map(self.ledger.as_fd(), 0).expect("a slot")),
             bell: Bell::on(&self._socket),
         });
