@@ -100,7 +100,9 @@ static void a_connection_that_cannot_be_watched_any_more_ends_with_a_report(void
     int client = raw_connect(path.text);
     raw_send(client, "\1x", 2);
     WAIT_UNTIL(inbox_count(&inbox) == 1);
+    WAIT_UNTIL(raw_is_read(client));
     WAIT_UNTIL(atomic_load(&listener_again) > 0 && atomic_load(&connection_again) > 0);
+    look_again_soon();
     atomic_store(&reason, ENOMEM);
     atomic_store(&refused_operation, EPOLL_CTL_MOD);
     raw_send(client, "\1x", 2);
