@@ -11,7 +11,6 @@
 //! 5. A message that is too long for the ring ends the connection, when all before it is handled. The next one stays on the
 //!    socket: a second way beside the ring would have to be kept in order with it, for messages of megabytes.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::connection::{Connection, Peer};
@@ -306,24 +305,17 @@ impl<T: Transport> Session<T> {
         self.acknowledged(handled, context);
         let unhandled = ring.unhandled();
         let unread = ring.unhandled_bytes() as usize;
-        let mut lent = None;
         if matches!(pumped, Pumped::Empty { .. }) && self.drain.is_none() {
             let look = Look { at: now, messages: ring.messages(), unused: 0 };
-            match context.queue.lend_ring(ring) {
-                Ok(()) => lent = Some(look),
-                Err(back) => {
-                    self.keep_ring(RingUse::Here(back));
-                    return Pumped::Turn;
-                }
-            }
-        } else {
-            self.keep_ring(RingUse::Here(ring));
-        }
-        if let Some(look) = lent {
-            self.keep_ring(RingUse::Lent(look));
+            let (ring, pumped) = match context.queue.lend_ring(ring) {
+                Ok(()) => (RingUse::Lent(look), Pumped::Lent),
+                Err(back) => (RingUse::Here(back), Pumped::Turn),
+            };
+            self.keep_ring(ring);
             wake.at(now + LOOK);
-            return Pumped::Lent;
+            return pumped;
         }
+        self.keep_ring(RingUse::Here(ring));
         match pumped {
             Pumped::Broken => {
                 self.broken(now, None, context);
@@ -405,7 +397,7 @@ impl<T: Transport> Session<T> {
 
     /// At the end of a connection: what the reader has not handled goes from the ring to the batches that are sent again (4).
     pub(super) fn take_back_ring(&mut self, ring: RingUse, context: &SessionContext<'_>) {
-        let Some(ring) = take_back(ring, context) else { return };
+        let Some(ring) = self.withdraw_ring(ring, context) else { return };
         let ((from, to), lost) = (ring.rest_span(), ring.unhandled());
         let rest = if self.cursor.make_room().is_ok() { ring.into_rest() } else { Err(lost) };
         match rest {
@@ -417,13 +409,25 @@ impl<T: Transport> Session<T> {
         }
     }
 
+    /// The ring, wherever it is, with what has been handled until now let go and counted.
+    fn withdraw_ring(&mut self, ring: RingUse, context: &SessionContext<'_>) -> Option<Box<Ring>> {
+        let mut ring = match ring {
+            RingUse::Here(ring) | RingUse::Resting(ring) => ring,
+            RingUse::Lent(_) => context.queue.take_ring()?,
+            _ => return None,
+        };
+        ring.release();
+        self.acknowledged(ring.take_handled(), context);
+        Some(ring)
+    }
+
     /// At the end of a writer: what the reader has not handled is given up.
     pub(super) fn give_up_ring(&mut self, given_up: &mut GivenUp, context: &SessionContext<'_>) {
         let ring = match &mut self.state {
             State::Connected(connection) => std::mem::take(&mut connection.ring),
             State::Closing(_) | State::Disconnected => RingUse::None, // taken back when the connection ended
         };
-        if let Some(ring) = take_back(ring, context) {
+        if let Some(ring) = self.withdraw_ring(ring, context) {
             given_up.lost += ring.unhandled();
         }
     }
@@ -453,16 +457,4 @@ impl<T: Transport> Session<T> {
             _ => 0,
         }
     }
-}
-
-/// The ring, wherever it is, with what has been handled until now let go and counted.
-fn take_back(ring: RingUse, context: &SessionContext<'_>) -> Option<Box<Ring>> {
-    let mut ring = match ring {
-        RingUse::Here(ring) | RingUse::Resting(ring) => ring,
-        RingUse::Lent(_) => context.queue.take_ring()?,
-        _ => return None,
-    };
-    ring.release();
-    context.counters.acknowledged.fetch_add(ring.take_handled(), Ordering::Relaxed);
-    Some(ring)
 }
